@@ -1,0 +1,51 @@
+# Everything sets itself up: only Python >= 3.11 and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Versions are pinned in constraints.txt; what is needed is said in pyproject.toml.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help primer test lint types docs bench clean
+
+help:  ## Show this list
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem; writes primer.png
+	$(BIN)/python -m implicax primer
+
+test: $(VENV)/.test  ## Run the tests
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.lint  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+docs: $(VENV)/.docs  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict
+
+bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes benchmarks/results/
+	$(BIN)/python -m benchmarks.gradient
+
+clean:  ## Remove everything that was made here
+	rm -rf $(VENV) .cache site primer.png
+
+$(BIN)/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "implicax needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) --upgrade "pip>=25.1"
+
+# One stamp per set of dependencies, renewed when the pins or the project change.
+$(VENV)/.primer: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[primer]'
+	touch $@
+
+$(VENV)/.%: $(BIN)/python pyproject.toml constraints.txt
+	$(PIP) --editable '.[primer]' --group $*
+	touch $@
+
+# Linting reads what every other group imports.
+$(VENV)/.lint: $(VENV)/.test
+	$(PIP) --group lint
+	touch $@

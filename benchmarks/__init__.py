@@ -1,0 +1,1 @@
+"""Speed, shown beside peers and hand-written code."""

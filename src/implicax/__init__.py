@@ -1,0 +1,29 @@
+"""implicax: solve an equation, differentiate its solution, know how right it is."""
+
+from ._certify import Certificate as Certificate
+from ._certify import certify as certify
+from ._derivative import AbstractDerivative as AbstractDerivative
+from ._derivative import Implicit as Implicit
+from ._derivative import Neumann as Neumann
+from ._derivative import OneStep as OneStep
+from ._derivative import Phantom as Phantom
+from ._derivative import Truncated as Truncated
+from ._derivative import Unrolled as Unrolled
+from ._problem import AbstractProblem as AbstractProblem
+from ._problem import FixedPoint as FixedPoint
+from ._problem import Root as Root
+from ._solution import ConvergenceError as ConvergenceError
+from ._solution import Solution as Solution
+from ._solution import Stats as Stats
+from ._solution import Status as Status
+from ._solve import fixed_point as fixed_point
+from ._solve import root as root
+from ._system import Point as Point
+from ._system import System as System
+from .solvers import AbstractSolver as AbstractSolver
+from .solvers import Anderson as Anderson
+from .solvers import Broyden as Broyden
+from .solvers import Chord as Chord
+from .solvers import Newton as Newton
+from .solvers import Picard as Picard
+from .solvers import State as State

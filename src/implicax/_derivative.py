@@ -1,0 +1,172 @@
+"""How a solution is differentiated: exactly, or by one of the known approximations.
+
+Only `Implicit` is exact to all orders. The others are here because the literature
+compares with them; `ix.certify` tells what an approximation costs in accuracy.
+"""
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from . import _tree
+from ._conditions import Conditions
+from ._implicit import attach
+from ._iterate import Outcome
+from ._linear import LinearSolve, Product
+from ._system import System
+from ._tree import Vector
+from .solvers import AbstractSolver, Picard
+from .solvers._newton import check_linear_solver
+
+
+class AbstractDerivative(eqx.Module):
+    """Base of the `derivative=` choices."""
+
+    #: Whether the solver's own loop is to be differentiated.
+    unrolls: ClassVar[bool] = False
+
+    @abc.abstractmethod
+    def attach(
+        self,
+        conditions: Conditions,
+        fixed_point: bool,
+        solver: AbstractSolver,
+        outcome: Outcome,
+        inputs: PyTree[Array],
+    ) -> Vector:
+        """`outcome.y`, unchanged in value, with its derivative in `inputs`."""
+
+
+class Implicit(AbstractDerivative):
+    """The implicit function theorem: exact, every order, memory free of the iterations.
+
+    **Arguments:**
+
+    - `linear_solver`: `"auto"` or any `lineax.AbstractLinearSolver`. `"auto"` reuses the
+      solver's factorisation where it left one (Newton, Chord); else iterates the
+      linearised map for fixed points of more than 40 unknowns; else forms the Jacobian
+      (up to 4096 real unknowns) and factorises it; else runs GMRES. It falls back
+      along that list, checks the true residual each time, and gives NaN rather than a
+      wrong derivative.
+    """
+
+    linear_solver: Any = eqx.field(converter=check_linear_solver, default="auto")
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        solve = LinearSolve(self.linear_solver, outcome.factor, fixed_point)
+        return attach(conditions, solve, outcome.y, inputs)
+
+
+class Neumann(AbstractDerivative):
+    """The theorem with `J^-1` replaced by `terms` terms of its Neumann series.
+
+    `sum_{k < terms} A^k` with `A = I - J`: cheap, and wrong by about the spectral
+    radius of `A` to the power `terms` (Lorraine, Vicol & Duvenaud 2020, eq. 8).
+    """
+
+    terms: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_count("terms", self.terms)
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        def solve(product: Product, b: Vector) -> Vector:
+            def term(t: Vector, _: None) -> tuple[Vector, None]:
+                # t <- b + A t
+                return _tree.add(b, _tree.subtract(t, product(t))), None
+
+            return jax.lax.scan(term, b, None, length=self.terms - 1)[0]
+
+        return attach(conditions, solve, outcome.y, inputs)
+
+
+class Unrolled(AbstractDerivative):
+    """Differentiate the iterations themselves.
+
+    Exact for the iterate that was computed (not for the solution); memory and time grow
+    with `max_steps`. First and second order, forward and reverse.
+    """
+
+    unrolls: ClassVar[bool] = True
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        return outcome.y
+
+
+class Truncated(AbstractDerivative):
+    """Differentiate only the last `steps` steps of the solver (Shaban et al. 2019).
+
+    They are taken at the solution, each from a fresh start of the solver: so Anderson
+    and Broyden contribute their plain step, and Newton a full one. For Picard the error
+    is about the spectral radius to the power `steps`.
+    """
+
+    steps: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_count("steps", self.steps)
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        return _last_steps(
+            solver, self.steps, conditions, fixed_point, outcome.y, inputs
+        )
+
+
+class OneStep(AbstractDerivative):
+    """Differentiate one step of the solver at the solution (Bolte et al. 2023).
+
+    Exact, in first order, for Newton; wrong by about the rate of convergence for
+    linearly convergent solvers.
+    """
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        return _last_steps(solver, 1, conditions, fixed_point, outcome.y, inputs)
+
+
+class Phantom(AbstractDerivative):
+    """Differentiate `steps` damped fixed-point steps at the solution (Geng et al. 2021).
+
+    `y <- (1 - damping) y + damping f(y)`, whatever the solver was; for roots,
+    `f(y) = y - F(y)`.
+    """
+
+    steps: int = eqx.field(static=True)
+    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+
+    def __check_init__(self):
+        _check_count("steps", self.steps)
+
+    def attach(self, conditions, fixed_point, solver, outcome, inputs):
+        picard = Picard(damping=self.damping)
+        return _last_steps(
+            picard, self.steps, conditions, fixed_point, outcome.y, inputs
+        )
+
+
+def _last_steps(
+    solver: AbstractSolver,
+    steps: int,
+    conditions: Conditions,
+    fixed_point: bool,
+    y: Vector,
+    inputs: PyTree[Array],
+) -> Vector:
+    """`y` with the derivative of `steps` solver steps taken from it."""
+    system = System(lambda v: conditions.residual(v, inputs), fixed_point)
+
+    def step(v: Vector, _: None) -> tuple[Vector, None]:
+        return solver.step(system, solver.init(system, v)).point.y, None
+
+    last, _ = jax.lax.scan(step, y, None, length=steps)
+    # Zero in value, so that the solution stays what the solver said it is.
+    change = _tree.subtract(last, jax.lax.stop_gradient(last))
+    return _tree.add(y, change)
+
+
+def _check_count(name: str, count: Any) -> None:
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ValueError(f"{name} must be a positive integer, not {count!r}.")

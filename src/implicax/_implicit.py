@@ -1,0 +1,51 @@
+"""The rule: a solution's derivative by the implicit function theorem.
+
+Let `F(y*, a) = 0` with `J = dF/dy` invertible at `(y*, a)`. Then near `a` the
+solution is a differentiable function of `a`, and
+
+    J dy* = -(dF/da) da.
+
+So the derivative needs the conditions, the solution and one linear solve; not the
+solver. (Krantz & Parks, *The Implicit Function Theorem*, Birkhaeuser 2002, thm 3.3.1.)
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+from jaxtyping import Array, PyTree
+
+from . import _tree
+from ._conditions import Conditions
+from ._tree import Vector
+
+
+def attach(
+    conditions: Conditions, solve: Any, y: Vector, inputs: PyTree[Array]
+) -> Vector:
+    """`y`, with the derivative with respect to `inputs` that the theorem gives it.
+
+    `solve(product, b)` solves `product(t) = b` and is itself differentiable
+    (`_linear.LinearSolve`). The rule is linear in the tangents, so JAX transposes it
+    for reverse mode; and it evaluates everything at the *attached* solution, so that
+    it can be differentiated again, to any order and in any nesting.
+    """
+
+    arrays, others = eqx.partition(solve, eqx.is_array)
+
+    @jax.custom_jvp
+    def solution(y: Vector, inputs: PyTree[Array], arrays: Any) -> Vector:
+        del inputs, arrays
+        return y
+
+    @solution.defjvp
+    def rule(primals: tuple, tangents: tuple) -> tuple[Vector, Vector]:
+        y, inputs, arrays = primals
+        y = solution(y, inputs, arrays)
+        solve = eqx.combine(arrays, others)
+        _, b = jax.jvp(lambda i: conditions.residual(y, i), (inputs,), (tangents[1],))
+        _, product = jax.linearize(lambda v: conditions.residual(v, inputs), y)
+        t = solve(product, jax.tree.map(lambda x: -x, b))
+        return y, t
+
+    return solution(y, inputs, arrays)

@@ -1,0 +1,123 @@
+"""What comes back from a solve: data, and an honest word on how it went."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Int, PyTree
+
+
+class Status(eqx.Enumeration):
+    """How a solve ended: an array-valued enumeration (one value per `vmap` lane).
+
+    `solution.status == ix.Status.converged` is a boolean array; `ix.Status[status]`
+    is the text of a single status.
+    """
+
+    converged = "The residual met the tolerances."
+    max_steps_reached = "The residual was still above the tolerances after max_steps."
+    diverged = "The residual grew beyond 1e8 times its first value."
+    stagnated = "The residual stopped falling before it met the tolerances."
+    non_finite = "The function returned NaN or infinity."
+    singular = "The Jacobian dF/dy is singular to working precision."
+
+
+#: What a person can try, by status.
+ADVICE = {
+    "max_steps_reached": "raise max_steps, loosen rtol/atol, start closer, or use a "
+    "faster solver (ix.Newton, ix.Anderson)",
+    "diverged": "start closer, use ix.Newton (line-searched), or damp: "
+    "ix.Picard(damping=0.5); a map whose spectral radius exceeds 1 does not contract "
+    "(ix.certify reports it)",
+    "stagnated": "the tolerances may be below what the arithmetic can reach (loosen "
+    "rtol/atol or use float64), or there may be no solution nearby (start elsewhere), "
+    "or the map does not contract (use ix.Newton)",
+    "non_finite": "check fn at the initial guess and at solution.value (the last finite "
+    "iterate), start closer, or damp the solver",
+    "singular": "start elsewhere, remove duplicated equations or free directions, or "
+    "use a solver that forms no Jacobian (ix.Anderson, ix.Broyden); where dF/dy is "
+    "singular at the solution, the implicit function theorem gives no derivative",
+}
+
+
+class Stats(eqx.Module):
+    """Counts and sizes of one solve. All fields are arrays."""
+
+    steps: Int[Array, "..."]
+    """Solver steps taken."""
+    evaluations: Int[Array, "..."]
+    """Evaluations of the residual (those inside Jacobian products not counted)."""
+    residual_norm: Float[Array, "..."]
+    """Euclidean norm of `F` at the value returned."""
+    residual_history: Float[Array, "... max_steps_plus_1"] | None
+    """The residual norm after each step, NaN after the last; `None` unless the solver
+    was made with `record_history=True`."""
+
+
+class Solution(eqx.Module):
+    """A solution as plain data: it passes through `jax.jit` and `jax.vmap`."""
+
+    value: PyTree[Array]
+    """The unknown `y`, with the structure of the initial guess."""
+    aux: Any
+    """The auxiliary output of `fn` *at the solution* (differentiable), or `None`."""
+    status: Status
+    """How the solve ended."""
+    stats: Stats
+    """Steps, evaluations, final residual norm, optional history."""
+
+    def __repr__(self) -> str:
+        if isinstance(self.stats.steps, jax.core.Tracer):
+            return "Solution(<inside a JAX transformation>)"
+        shown = jax.tree.map(_short, self.value)
+        return (
+            f"Solution: {describe(self.status)}\n"
+            f"  value     {shown}\n"
+            f"  steps     {_short(self.stats.steps)}"
+            f" ({_short(self.stats.evaluations)} evaluations)\n"
+            f"  residual  {_short(self.stats.residual_norm)}"
+        )
+
+
+def describe(status: Status) -> str:
+    """A concrete status in words; for a batch, how many lanes ended in which way."""
+    counts = {
+        name.replace("_", " "): int(np.sum(status == getattr(Status, name)))
+        for name in ("converged", *ADVICE)
+    }
+    batch = np.shape(status == Status.converged)
+    return ", ".join(
+        name if batch == () else f"{count} {name}"
+        for name, count in counts.items()
+        if count
+    )
+
+
+def _short(x: Array) -> str:
+    """An array on one line; a long one by its shape and dtype."""
+    x = np.asarray(x)
+    if x.size > 12:
+        return f"{x.dtype}{list(x.shape)}"
+    return np.array2string(x, precision=6, max_line_width=10_000).replace("\n", "")
+
+
+class ConvergenceError(RuntimeError):
+    """A solve did not converge, outside `jax.jit`.
+
+    The text says what happened, the last residual, and what to try. Nothing is lost:
+    `error.solution` is the best effort, as `on_failure="ignore"` would return it.
+    """
+
+    def __init__(self, solution: Solution, solver: str):
+        self.solution = solution
+        name = describe(solution.status)
+        text = Status[solution.status]
+        super().__init__(
+            f"{solver} did not converge ({name}): {text}\n"
+            f"  Residual norm {float(solution.stats.residual_norm):.3e} after "
+            f"{int(solution.stats.steps)} steps.\n"
+            f"  What to try: {ADVICE[name.replace(' ', '_')]}.\n"
+            "  The best iterate is in `error.solution`; on_failure=\"ignore\" returns "
+            "it instead of raising."
+        )

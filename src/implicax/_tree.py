@@ -1,0 +1,80 @@
+"""Vector arithmetic on tuples of real arrays.
+
+Solvers and linear solves see the unknown as a *real vector stored in pieces*: a
+pytree of real arrays. A complex leaf is two real ones (see `_conditions.py`), so one
+arithmetic serves every dtype, and a map that is not holomorphic needs no special case.
+Pieces keep their own shape, dtype and sharding; only dense linear algebra ravels them.
+"""
+
+import functools
+import operator
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+Vector = PyTree[Float[Array, "..."]]
+
+
+def size(x: Vector) -> int:
+    """The number of real unknowns."""
+    return sum(leaf.size for leaf in jax.tree.leaves(x))
+
+
+def working_dtype(x: Vector) -> jnp.dtype:
+    """The widest dtype among the leaves, and at least float32 (LAPACK's narrowest)."""
+    dtypes = [leaf.dtype for leaf in jax.tree.leaves(x)] + [jnp.dtype(jnp.float32)]
+    return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
+
+
+def dot(x: Vector, y: Vector) -> Float[Array, ""]:
+    """The Euclidean inner product, accumulated in the working dtype."""
+    dtype = working_dtype((x, y))
+    terms = jax.tree.map(lambda a, b: jnp.sum(a.astype(dtype) * b.astype(dtype)), x, y)
+    return functools.reduce(operator.add, jax.tree.leaves(terms))
+
+
+def norm(x: Vector) -> Float[Array, ""]:
+    """The Euclidean norm."""
+    return jnp.sqrt(dot(x, x))
+
+
+def scale(t: Array, x: Vector) -> Vector:
+    """`t x`, each leaf in its own dtype."""
+    return jax.tree.map(lambda a: t.astype(a.dtype) * a, x)
+
+
+def add(x: Vector, y: Vector) -> Vector:
+    return jax.tree.map(operator.add, x, y)
+
+
+def subtract(x: Vector, y: Vector) -> Vector:
+    return jax.tree.map(operator.sub, x, y)
+
+
+def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
+    """Leaf by leaf `x` where the scalar `condition` holds, else `y`."""
+    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+
+
+def zeros_like(x: Vector) -> Vector:
+    return jax.tree.map(jnp.zeros_like, x)
+
+
+def ravel(x: Vector) -> tuple[Float[Array, " n"], Callable[[Array], Vector]]:
+    """`x` as one vector in the working dtype, and the way back."""
+    leaves, treedef = jax.tree.flatten(x)
+    dtype = working_dtype(x)
+    shapes = [(leaf.shape, leaf.dtype, leaf.size) for leaf in leaves]
+
+    def unravel(flat: Array) -> Vector:
+        pieces, start = [], 0
+        for shape, piece_dtype, length in shapes:
+            piece = flat[start : start + length]
+            pieces.append(piece.reshape(shape).astype(piece_dtype))
+            start += length
+        return jax.tree.unflatten(treedef, pieces)
+
+    pieces = [leaf.astype(dtype).reshape(-1) for leaf in leaves]
+    return (pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)), unravel

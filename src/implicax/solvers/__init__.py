@@ -1,0 +1,9 @@
+"""Solvers: *how* a solution is found. One algorithm per file."""
+
+from ._anderson import Anderson as Anderson
+from ._base import AbstractSolver as AbstractSolver
+from ._base import State as State
+from ._broyden import Broyden as Broyden
+from ._newton import Chord as Chord
+from ._newton import Newton as Newton
+from ._picard import Picard as Picard

@@ -1,0 +1,101 @@
+"""Anderson acceleration of the fixed-point iteration."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree
+from .._system import System
+from .._tree import Vector
+from ._base import AbstractSolver, State, advance, start, tolerance
+from ._ring import check_history, combine, empty_ring, project, store
+
+#: A residual this much above the best since the last restart forgets the history.
+RESTART_GROWTH = 10.0
+
+
+class _History(eqx.Module):
+    """The last differences of iterates and residuals, in a ring of `m` slots."""
+
+    steps: Vector
+    changes: Vector
+    slot: Array
+    best: Float[Array, ""]
+
+
+class Anderson(AbstractSolver):
+    """Anderson acceleration, type II, restarted and safeguarded.
+
+    With the last `m` differences `S = [dy]`, `Q = [dF]` as columns, a step solves
+    `min |F - Q g|` and moves to `y - mixing * F - (S - mixing * Q) g` (Walker & Ni 2011,
+    eq. 2.2; Anderson 1965). For linear maps it is equivalent to GMRES, so it converges on
+    many maps that do not contract, and in a fraction of the steps of plain iteration on
+    those that do.
+
+    Safeguards: the columns are scaled to unit length before the small system is
+    regularised, so `ridge` means the same for every problem; and when the residual
+    grows tenfold the history is forgotten.
+
+    **Arguments:**
+
+    - `history`: the number `m` of differences kept.
+    - `mixing`: the step along the residual (1 is the undamped map).
+    - `ridge`: Tikhonov regularisation of the scaled normal equations; `None` means
+      `10 eps`.
+    - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+    """
+
+    history: int = eqx.field(static=True, default=5)
+    mixing: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    ridge: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self):
+        check_history(self.history)
+
+    def init(self, system: System, y: Vector) -> State:
+        point = start(system, y, None)
+        empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
+        memory = _History(empty, empty, slot, point.point.norm)
+        return State(point.point, memory, point.evaluations, point.trouble)
+
+    def step(self, system: System, state: State) -> State:
+        point, memory = state.point, state.memory
+        dtype = point.norm.dtype
+
+        # The normal equations of min |F - Q g|, on columns of unit length. An empty
+        # slot has length zero; its equation becomes g_i = 0.
+        gram = jax.vmap(lambda slot: project(memory.changes, slot))(memory.changes)
+        squares = jnp.diagonal(gram)
+        used = squares > 0
+        inverse_length = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, squares, 1)), 0)
+        gram = gram * inverse_length[:, None] * inverse_length[None, :]
+        eps = jnp.finfo(dtype).eps
+        ridge = 10 * eps if self.ridge is None else self.ridge.astype(dtype)
+        gram = gram + jnp.diag(jnp.where(used, ridge, 1).astype(dtype))
+        right = project(memory.changes, point.residual) * inverse_length
+        weights = jnp.linalg.solve(gram, right) * inverse_length
+
+        mixing = self.mixing.astype(dtype)
+        remainder = _tree.subtract(
+            point.residual, combine(weights, memory.changes)
+        )
+        y = _tree.subtract(point.y, combine(weights, memory.steps))
+        y = _tree.subtract(y, _tree.scale(mixing, remainder))
+
+        new = advance(system, state, y, None)
+        grown = new.point.norm > RESTART_GROWTH * memory.best
+        slot = memory.slot % self.history
+        steps = store(memory.steps, slot, _tree.subtract(y, point.y))
+        changes = store(
+            memory.changes, slot, _tree.subtract(new.point.residual, point.residual)
+        )
+        best = jnp.minimum(memory.best, new.point.norm)
+        kept = _History(steps, changes, slot + 1, best)
+        empty = empty_ring(self.history, y)
+        forgotten = _History(empty, empty, jnp.zeros_like(slot), new.point.norm)
+        memory = _tree.where(grown, forgotten, kept)
+        return State(new.point, memory, new.evaluations, new.trouble)

@@ -1,0 +1,113 @@
+"""What every solver is: `init`, `step`, a convergence test, and two tolerances."""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import _tree
+from .._solution import Status
+from .._system import Point, System
+from .._tree import Vector
+
+
+class State(eqx.Module):
+    """Where a solver stands. `memory` is its own; the rest is the loop's to read."""
+
+    point: Point
+    memory: Any
+    evaluations: Int[Array, ""]
+    """Residual evaluations so far."""
+    trouble: Status
+    """Why the solver cannot go on; `Status.max_steps_reached` while it can."""
+
+
+def tolerance(value: Any) -> Float[Array, ""] | None:
+    """A tolerance as an array (so that a new one does not recompile), checked."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not eqx.is_array_like(value) or jnp.ndim(value) != 0:
+        raise TypeError(
+            f"Tolerances must be single numbers (or None for the default), not {value!r}."
+        )
+    value = jnp.asarray(value, dtype=jnp.result_type(float))
+    if not isinstance(value, jax.core.Tracer) and not value >= 0:
+        raise ValueError(
+            f"Tolerances must not be negative, and one is {value}. Use rtol=0 to "
+            "switch a test off."
+        )
+    return value
+
+
+class AbstractSolver(eqx.Module):
+    """An algorithm for `F(y) = 0`, as a small immutable object.
+
+    A new one needs `init` and `step`; the loop, the statuses, the history and the
+    derivative come with the library. States are pytrees of fixed structure.
+
+    **Arguments** (of every solver):
+
+    - `rtol`, `atol`: the solve has converged when `|F(y)| <= atol + rtol * scale`, in
+      Euclidean norms, with `scale = |y|` for fixed points and `|J y|` for roots. `None`
+      means `eps**(2/3)` of the dtype: 4e-11 in float64, 2e-5 in float32. Units:
+      `rtol` has none, `atol` has those of `F`.
+    - `record_history`: keep the residual norm of every step in
+      `solution.stats.residual_history`.
+    """
+
+    rtol: eqx.AbstractVar[Float[Array, ""] | None]
+    atol: eqx.AbstractVar[Float[Array, ""] | None]
+    record_history: eqx.AbstractVar[bool]
+
+    @abc.abstractmethod
+    def init(self, system: System, y: Vector) -> State:
+        """The state at the initial guess."""
+
+    @abc.abstractmethod
+    def step(self, system: System, state: State) -> State:
+        """The next state."""
+
+    def converged(self, state: State) -> Bool[Array, ""]:
+        """Whether the residual meets the tolerances."""
+        return state.point.norm <= self.target(state.point)
+
+    def target(self, point: Point) -> Float[Array, ""]:
+        """The residual norm that is small enough at `point`."""
+        dtype = point.norm.dtype
+        default = jnp.asarray(jnp.finfo(dtype).eps ** (2 / 3), dtype)
+        rtol = default if self.rtol is None else self.rtol.astype(dtype)
+        atol = default if self.atol is None else self.atol.astype(dtype)
+        return atol + rtol * point.scale
+
+    def factor(self, state: State) -> Any:
+        """A factorisation of `dF/dy` near the iterate, for the derivative to reuse."""
+        del state
+        return None
+
+
+def start(system: System, y: Vector, memory: Any) -> State:
+    """A state at `y` with one evaluation spent."""
+    one = jnp.ones((), jnp.int32)
+    return State(system.evaluate(y), memory, one, Status.max_steps_reached)
+
+
+def advance(
+    system: System,
+    state: State,
+    y: Vector,
+    memory: Any,
+    *,
+    evaluations: Array | int = 1,
+    trouble: Status = Status.max_steps_reached,
+) -> State:
+    """The state after moving to `y`."""
+    count = state.evaluations + jnp.asarray(evaluations, jnp.int32)
+    return State(system.evaluate(y), memory, count, trouble)
+
+
+def move(point: Point, direction: Vector, length: Array) -> Vector:
+    """`y + length * direction`."""
+    return _tree.add(point.y, _tree.scale(length, direction))

@@ -1,0 +1,37 @@
+"""Plain fixed-point iteration."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree
+from .._system import System
+from .._tree import Vector
+from ._base import AbstractSolver, State, advance, start, tolerance
+
+
+class Picard(AbstractSolver):
+    """`y <- y - damping * F(y)`: for `F = y - f(y)` and no damping, `y <- f(y)`.
+
+    Converges, at the rate of the spectral radius, where the map contracts near the
+    solution (Banach 1922). On a root problem it is Richardson iteration, which needs
+    the eigenvalues of `dF/dy` inside the disc of radius 1 around 1.
+
+    **Arguments:**
+
+    - `damping`: the fraction of the full step taken, in `(0, 1]` as a rule; less than
+      one tames oscillation (eigenvalues near -1).
+    - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+    """
+
+    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    def init(self, system: System, y: Vector) -> State:
+        return start(system, y, None)
+
+    def step(self, system: System, state: State) -> State:
+        correction = _tree.scale(self.damping, state.point.residual)
+        return advance(system, state, _tree.subtract(state.point.y, correction), None)

@@ -1,0 +1,34 @@
+"""A ring of the last `m` vectors: the memory of Anderson's and Broyden's methods."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree
+from .._tree import Vector
+
+
+def check_history(history: int) -> None:
+    if not isinstance(history, int) or isinstance(history, bool) or history < 1:
+        raise ValueError(f"history must be a positive integer, not {history!r}.")
+
+
+def empty_ring(m: int, like: Vector) -> Vector:
+    """`m` slots of zeros, on a new leading axis of each leaf."""
+    return jax.tree.map(lambda leaf: jnp.zeros((m, *leaf.shape), leaf.dtype), like)
+
+
+def store(ring: Vector, slot: Array, x: Vector) -> Vector:
+    return jax.tree.map(lambda leaf, new: leaf.at[slot].set(new), ring, x)
+
+
+def project(ring: Vector, x: Vector) -> Float[Array, " m"]:
+    """The inner products of the slots with one vector."""
+    return jax.vmap(lambda slot: _tree.dot(slot, x))(ring)
+
+
+def combine(weights: Float[Array, " m"], ring: Vector) -> Vector:
+    """The linear combination of the slots."""
+    return jax.tree.map(
+        lambda leaf: jnp.tensordot(weights.astype(leaf.dtype), leaf, axes=1), ring
+    )
