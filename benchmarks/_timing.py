@@ -48,7 +48,7 @@ def in_turns(
 
 
 def median_ratio(times: list[float], reference: list[float]) -> tuple[float, float]:
-    """The median over rounds of `times / reference`, and half its interquartile range."""
+    """The median over rounds of `times / reference`, half the interquartile range."""
     ratios = sorted(a / b for a, b in zip(times, reference, strict=True))
     quarter = len(ratios) // 4
     spread = (ratios[-1 - quarter] - ratios[quarter]) / 2

@@ -9,7 +9,7 @@ process, in turns; every gradient is verified against a dense solve at the solut
 Writes `gradient.json`, `gradient.md` and `gradient.png` to `benchmarks/results/`.
 """
 
-import benchmarks._pin  # isort: skip  (before JAX)
+import benchmarks._pin  # noqa: F401, I001  (before JAX)
 
 import argparse
 import importlib.metadata
@@ -112,7 +112,9 @@ def measure(solvers, n, seconds, compile_repeats):
         value, gradient = loss_of(solve), jax.value_and_grad(loss_of(solve))
         rows[name] = {
             "compile_s": compile_seconds(
-                lambda f=solve: jax.value_and_grad(loss_of(f)), (params,), compile_repeats
+                lambda f=solve: jax.value_and_grad(loss_of(f)),
+                (params,),
+                compile_repeats,
             )
         }
         values[name], gradients[name] = jax.jit(value), jax.jit(gradient)
@@ -130,15 +132,18 @@ def measure(solvers, n, seconds, compile_repeats):
         row["gradient_ms"] = 1e3 * statistics.median(gradient)
         overhead, _ = median_ratio(gradient, value)
         row["overhead"] = overhead - 1
-        row["ratio"], row["spread"] = median_ratio(gradient, times["gradient", "implicax"])
+        row["ratio"], row["spread"] = median_ratio(
+            gradient, times["gradient", "implicax"]
+        )
         row["compile_ratio"] = row["compile_s"] / rows["implicax"]["compile_s"]
     return rows
 
 
 def table(results):
     lines = [
-        "| solver | n | program | value, ms | value and gradient, ms | gradient / value - 1 "
-        "| time / implicax | compile, s | compile / implicax | relative error |",
+        "| solver | n | program | value, ms | value and gradient, ms "
+        "| gradient / value - 1 | time / implicax | compile, s | compile / implicax "
+        "| relative error |",
         "|---|---:|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for solver, sizes in results["rows"].items():
@@ -147,8 +152,9 @@ def table(results):
                 lines.append(
                     f"| {solver} | {n} | {name} | {row['value_ms']:.3f} "
                     f"| {row['gradient_ms']:.3f} | {row['overhead']:+.2f} "
-                    f"| {row['ratio']:.2f} ± {row['spread']:.2f} | {row['compile_s']:.2f} "
-                    f"| {row['compile_ratio']:.2f} | {row['error']:.0e} |"
+                    f"| {row['ratio']:.2f} ± {row['spread']:.2f} "
+                    f"| {row['compile_s']:.2f} | {row['compile_ratio']:.2f} "
+                    f"| {row['error']:.0e} |"
                 )
     return "\n".join(lines)
 
@@ -168,9 +174,12 @@ def plot(results, path):
             style = "-o" if name == "implicax" else "--s"
             axis.plot(n, ratios, style, label=name, markersize=4)
         axis.set(
-            xscale="log", yscale="log", xlabel="unknowns n", title=f"{solver}: gradient",
+            xscale="log",
+            yscale="log",
+            xlabel="unknowns n",
+            title=f"{solver}: gradient",
             ylabel="time / implicax' time",
-        )  # fmt: skip
+        )
         axis.legend(fontsize=8)
     bars = {
         f"{name}\n{solver}": statistics.median(

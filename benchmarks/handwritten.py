@@ -23,9 +23,9 @@ def picard(tol):
 
         def going(carry):
             z, z_next, k = carry
-            return (
-                jnp.linalg.norm(z_next - z) > tol * (1 + jnp.linalg.norm(z))
-            ) & (k < 256)
+            return (jnp.linalg.norm(z_next - z) > tol * (1 + jnp.linalg.norm(z))) & (
+                k < 256
+            )
 
         def step(carry):
             _, z, k = carry

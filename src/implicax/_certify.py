@@ -65,7 +65,7 @@ class Certificate(eqx.Module):
     residual below `sqrt(eps)`, relative gradient error below 1e-2."""
 
     def __repr__(self) -> str:
-        if isinstance(self.ok, jax.core.Tracer):
+        if _tree.traced(self.ok):
             return "Certificate(<inside a JAX transformation>)"
         if self.ok.ndim:
             return f"Certificate: a batch of {self.ok.shape}, {int(self.ok.sum())} ok"
@@ -251,8 +251,9 @@ def _report(c: Certificate) -> str:
             "Jacobian",
             f"dF/dy is invertible: condition number about {condition:.1e}",
             condition < 1 / (100 * eps),
-            "dF/dy is singular to working precision: the implicit function theorem does "
-            "not apply. Remove duplicated equations and free directions, or use float64",
+            "dF/dy is singular to working precision: the implicit function theorem "
+            "does not apply. Remove duplicated equations and free directions, or use "
+            "float64",
         ),
         (
             "adjoint",
@@ -269,6 +270,8 @@ def _report(c: Certificate) -> str:
             lines.append(f"      {'':<9} -> {advice}")
     if c.spectral_radius is not None:
         radius = float(c.spectral_radius)
-        verdict = "contracts" if radius < 1 else "does NOT contract (Newton does not mind)"
+        verdict = (
+            "contracts" if radius < 1 else "does NOT contract (Newton does not mind)"
+        )
         lines.append(f"      map       spectral radius {radius:.4f}: {verdict}")
     return "\n".join(lines)

@@ -18,11 +18,13 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend import core as jex_core
 from jaxtyping import Array, PyTree
 
+from . import _tree
 from ._problem import AbstractProblem
 from ._tree import Vector
 
@@ -174,7 +176,7 @@ def check_unknown(y0: PyTree) -> PyTree[Array]:
                 f"{where} is empty: its shape is {leaf.shape}. Pass an initial guess "
                 "with at least one number."
             )
-        if not isinstance(leaf, jax.core.Tracer) and not bool(jnp.isfinite(leaf).all()):
+        if not _tree.traced(leaf) and not bool(jnp.isfinite(leaf).all()):
             raise ValueError(
                 f"{where} is not finite: it holds NaN or infinity. Pass a finite "
                 "initial guess."

@@ -46,8 +46,8 @@ class Implicit(AbstractDerivative):
 
     **Arguments:**
 
-    - `linear_solver`: `"auto"` or any `lineax.AbstractLinearSolver`. `"auto"` reuses the
-      solver's factorisation where it left one (Newton, Chord); else iterates the
+    - `linear_solver`: `"auto"` or any `lineax.AbstractLinearSolver`. `"auto"` reuses
+      the solver's factorisation where it left one (Newton, Chord); else iterates the
       linearised map for fixed points of more than 40 unknowns; else forms the Jacobian
       (up to 4096 real unknowns) and factorises it; else runs GMRES. It falls back
       along that list, checks the true residual each time, and gives NaN rather than a
@@ -128,7 +128,8 @@ class OneStep(AbstractDerivative):
 
 
 class Phantom(AbstractDerivative):
-    """Differentiate `steps` damped fixed-point steps at the solution (Geng et al. 2021).
+    """Differentiate `steps` damped fixed-point steps at the solution (Geng et al.
+    2021).
 
     `y <- (1 - damping) y + damping f(y)`, whatever the solver was; for roots,
     `f(y) = y - F(y)`.

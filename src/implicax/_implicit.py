@@ -15,7 +15,6 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PyTree
 
-from . import _tree
 from ._conditions import Conditions
 from ._tree import Vector
 

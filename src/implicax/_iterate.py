@@ -110,7 +110,5 @@ def iterate(
         carry, _ = jax.lax.scan(maybe_step, carry, None, length=max_steps)
     else:
         carry = jax.lax.while_loop(going, step, carry)
-    stats = Stats(
-        carry.steps, carry.state.evaluations, carry.best_norm, carry.history
-    )
+    stats = Stats(carry.steps, carry.state.evaluations, carry.best_norm, carry.history)
     return Outcome(carry.best, carry.status, stats, solver.factor(carry.state))

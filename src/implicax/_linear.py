@@ -79,14 +79,17 @@ def factorise(matrix: Float[Array, "n n"]) -> Factor:
     return Factor(lu, permutation, singular)
 
 
-def materialise(product: Product, like: Vector) -> Float[Array, "n n"]:
-    """The matrix of a linear map, column by column."""
+def materialise(
+    product: Product, like: Vector, unit: Array | float = 1.0
+) -> Float[Array, "n n"]:
+    """The matrix of a linear map, column by column (times `unit`)."""
     flat, unravel = _tree.ravel(like)
 
     def column(e: Array) -> Array:
         return _tree.ravel(product(unravel(e)))[0]
 
-    return jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+    unit = jnp.asarray(unit, flat.dtype)
+    return jax.vmap(column, out_axes=1)(unit * jnp.eye(flat.size, dtype=flat.dtype))
 
 
 class _Progress(eqx.Module):
@@ -174,8 +177,11 @@ class LinearSolve(eqx.Module):
                 p, tried = carry
                 return ~(p.norm <= jnp.sqrt(eps) * _tree.norm(b)) & ~tried
 
-            def fall_back(_: tuple[_Progress, Array]) -> tuple[_Progress, Array]:
-                p = _direct(product, b) if dense else _krylov(product, b)
+            def fall_back(carry: tuple[_Progress, Array]) -> tuple[_Progress, Array]:
+                # The compiler moves what does not change out of a loop, and would
+                # factorise every time: let the matrix depend on the carry.
+                one = jnp.where(carry[1], jnp.nan, 1)
+                p = _direct(product, b, one) if dense else _krylov(product, b)
                 return p, jnp.ones((), bool)
 
             start = (first, jnp.zeros((), bool))
@@ -183,9 +189,9 @@ class LinearSolve(eqx.Module):
         return _trusted(last.solution, last.norm <= eps**0.25 * _tree.norm(b))
 
 
-def _direct(product: Product, b: Vector) -> _Progress:
+def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Progress:
     """Form the matrix, factorise, refine. NaN where it is singular."""
-    factor = factorise(materialise(product, b))
+    factor = factorise(materialise(product, b, one))
     p = _refine(product, b, lambda r: factor.solve(r, False), 0.1)
     norm = jnp.where(factor.singular & (_tree.norm(b) > 0), jnp.inf, p.norm)
     return eqx.tree_at(lambda p: p.norm, p, norm)
@@ -212,7 +218,9 @@ def _solve_by_lineax(solver: Any, product: Product, b: Vector) -> Vector:
 def _run_lineax(solver: Any, product: Product, b: Vector) -> tuple[Vector, Array]:
     """`init` and `compute`, not `lineax.linear_solve`: that one puts a host callback
     into every gradient program, for errors that are data here."""
-    structure = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), b)
+    structure = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), b
+    )
     operator = lx.FunctionLinearOperator(product, structure)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = solver.init(operator, {})

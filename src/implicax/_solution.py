@@ -7,6 +7,8 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from . import _tree
+
 
 class Status(eqx.Enumeration):
     """How a solve ended: an array-valued enumeration (one value per `vmap` lane).
@@ -33,8 +35,8 @@ ADVICE = {
     "stagnated": "the tolerances may be below what the arithmetic can reach (loosen "
     "rtol/atol or use float64), or there may be no solution nearby (start elsewhere), "
     "or the map does not contract (use ix.Newton)",
-    "non_finite": "check fn at the initial guess and at solution.value (the last finite "
-    "iterate), start closer, or damp the solver",
+    "non_finite": "check fn at the initial guess and at solution.value (the last "
+    "finite iterate), start closer, or damp the solver",
     "singular": "start elsewhere, remove duplicated equations or free directions, or "
     "use a solver that forms no Jacobian (ix.Anderson, ix.Broyden); where dF/dy is "
     "singular at the solution, the implicit function theorem gives no derivative",
@@ -68,7 +70,7 @@ class Solution(eqx.Module):
     """Steps, evaluations, final residual norm, optional history."""
 
     def __repr__(self) -> str:
-        if isinstance(self.stats.steps, jax.core.Tracer):
+        if _tree.traced(self.stats.steps):
             return "Solution(<inside a JAX transformation>)"
         shown = jax.tree.map(_short, self.value)
         return (
@@ -96,10 +98,10 @@ def describe(status: Status) -> str:
 
 def _short(x: Array) -> str:
     """An array on one line; a long one by its shape and dtype."""
-    x = np.asarray(x)
-    if x.size > 12:
-        return f"{x.dtype}{list(x.shape)}"
-    return np.array2string(x, precision=6, max_line_width=10_000).replace("\n", "")
+    values = np.asarray(x)
+    if values.size > 12:
+        return f"{values.dtype}{list(values.shape)}"
+    return np.array2string(values, precision=6, max_line_width=10_000).replace("\n", "")
 
 
 class ConvergenceError(RuntimeError):
@@ -118,6 +120,6 @@ class ConvergenceError(RuntimeError):
             f"  Residual norm {float(solution.stats.residual_norm):.3e} after "
             f"{int(solution.stats.steps)} steps.\n"
             f"  What to try: {ADVICE[name.replace(' ', '_')]}.\n"
-            "  The best iterate is in `error.solution`; on_failure=\"ignore\" returns "
+            '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."
         )

@@ -1,5 +1,6 @@
 """`fixed_point` and `root`: one path for all problems, solvers and derivatives."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -8,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _tree
 from ._conditions import Conditions, close
 from ._derivative import AbstractDerivative, Implicit
 from ._iterate import Outcome, iterate
@@ -18,6 +20,9 @@ from ._tree import Vector
 from .solvers import AbstractSolver, Anderson, Newton
 
 OnFailure = Literal["raise", "ignore"]
+
+#: Inlined into a surrounding `jit`: one program, one compilation.
+_jit = functools.partial(eqx.filter_jit, inline=True)
 
 
 def fixed_point(
@@ -89,7 +94,8 @@ def root(
 
     **Arguments:** as [`implicax.fixed_point`][], with these differences:
 
-    - `fn`: takes `(y, args)`, returns the residual: structure, shapes and dtypes of `y`.
+    - `fn`: takes `(y, args)`, returns the residual: structure, shapes and dtypes of
+      `y`.
     - `solver`: `None` means `Newton()`: it asks nothing of the residual but an
       invertible Jacobian, and the derivative reuses its factorisation.
 
@@ -137,7 +143,7 @@ def _solve(
         closed.conditions, kind, solver, v0, inputs, max_steps, derivative.unrolls
     )
     failed = outcome.status != Status.converged
-    concrete = not isinstance(failed, jax.core.Tracer)
+    concrete = not _tree.traced(failed)
     poison = on_failure == "raise" and not concrete
     y, aux = _differentiate(
         closed.conditions, kind, solver, derivative, outcome, closed.inputs,
@@ -151,7 +157,7 @@ def _solve(
     return solution
 
 
-@eqx.filter_jit(inline=True)
+@_jit
 def _run(
     conditions: Conditions,
     kind: bool,
@@ -165,7 +171,7 @@ def _run(
     return iterate(solver, system, v0, max_steps, differentiable=unrolls)
 
 
-@eqx.filter_jit(inline=True)
+@_jit
 def _differentiate(
     conditions: Conditions,
     kind: bool,
@@ -190,7 +196,9 @@ def _stop_gradient(tree: PyTree) -> PyTree:
     return eqx.combine(jax.lax.stop_gradient(arrays), others)
 
 
-def _check_options(solver: Any, derivative: Any, max_steps: Any, on_failure: Any) -> None:
+def _check_options(
+    solver: Any, derivative: Any, max_steps: Any, on_failure: Any
+) -> None:
     if not isinstance(solver, AbstractSolver):
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
@@ -199,7 +207,8 @@ def _check_options(solver: Any, derivative: Any, max_steps: Any, on_failure: Any
     if not isinstance(derivative, AbstractDerivative):
         raise TypeError(
             "derivative must be one of ix.Implicit(), Unrolled(), Truncated(steps), "
-            f"OneStep(), Neumann(terms), Phantom(steps, damping), and it is {derivative!r}."
+            "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
+            f"{derivative!r}."
         )
     if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
         raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")

@@ -1,7 +1,9 @@
-"""Sizes of a linear map that is known by its products: condition number, spectral radius.
+"""Sizes of a linear map known by its products: condition number, spectral radius.
 
 Estimates, for judging the theorem's hypotheses; nothing is differentiated through them.
 """
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,7 +41,7 @@ def largest_singular_value(
     reciprocal of the smallest singular value of `J`.
     """
 
-    def step(_: int, carry: tuple[Vector, Array]) -> tuple[Vector, Array]:
+    def step(_: Any, carry: tuple[Vector, Array]) -> tuple[Vector, Array]:
         x, _ = carry
         y, norm = _normalised(product(x))
         return _normalised(transposed(y))[0], norm
@@ -61,7 +63,7 @@ def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
     n, dtype = start.size, start.dtype
     m = min(n, ARNOLDI_STEPS)
 
-    def step(j: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(j: Any, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         basis, hessenberg = carry
         w = _tree.ravel(product(unravel(basis[j])))[0]
         size = jnp.linalg.norm(w)
@@ -86,7 +88,7 @@ def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
 def _gelfand(matrix: Float[Array, "m m"]) -> Float[Array, ""]:
     """`|M^k|^(1/k)` at `k = 2^SQUARINGS`, rescaled at each squaring."""
 
-    def square(_: int, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+    def square(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         matrix, logarithm, exponent = carry
         norm = jnp.linalg.norm(matrix)
         matrix = matrix / jnp.where(norm > 0, norm, 1)

@@ -60,5 +60,7 @@ class System(eqx.Module):
             residual, reference = self.residual(y), y
         else:
             residual, reference = jax.jvp(self.residual, (y,), (y,))
-        norm, scale = jax.lax.stop_gradient((_tree.norm(residual), _tree.norm(reference)))
+        norm, scale = jax.lax.stop_gradient(
+            (_tree.norm(residual), _tree.norm(reference))
+        )
         return Point(y, residual, norm, scale)

@@ -9,12 +9,19 @@ Pieces keep their own shape, dtype and sharding; only dense linear algebra ravel
 import functools
 import operator
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 Vector = PyTree[Float[Array, "..."]]
+
+
+def traced(x: Any) -> bool:
+    """Whether `x` is an abstract value inside a JAX transformation."""
+    return isinstance(x, jax.core.Tracer)
 
 
 def size(x: Vector) -> int:

@@ -28,10 +28,10 @@ class Anderson(AbstractSolver):
     """Anderson acceleration, type II, restarted and safeguarded.
 
     With the last `m` differences `S = [dy]`, `Q = [dF]` as columns, a step solves
-    `min |F - Q g|` and moves to `y - mixing * F - (S - mixing * Q) g` (Walker & Ni 2011,
-    eq. 2.2; Anderson 1965). For linear maps it is equivalent to GMRES, so it converges on
-    many maps that do not contract, and in a fraction of the steps of plain iteration on
-    those that do.
+    `min |F - Q g|` and moves to `y - mixing * F - (S - mixing * Q) g` (Walker & Ni
+    2011, eq. 2.2; Anderson 1965). For linear maps it is equivalent to GMRES, so it
+    converges on many maps that do not contract, and in a fraction of the steps of plain
+    iteration on those that do.
 
     Safeguards: the columns are scaled to unit length before the small system is
     regularised, so `ridge` means the same for every problem; and when the residual
@@ -80,9 +80,7 @@ class Anderson(AbstractSolver):
         weights = jnp.linalg.solve(gram, right) * inverse_length
 
         mixing = self.mixing.astype(dtype)
-        remainder = _tree.subtract(
-            point.residual, combine(weights, memory.changes)
-        )
+        remainder = _tree.subtract(point.residual, combine(weights, memory.changes))
         y = _tree.subtract(point.y, combine(weights, memory.steps))
         y = _tree.subtract(y, _tree.scale(mixing, remainder))
 

@@ -4,7 +4,6 @@ import abc
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -31,10 +30,11 @@ def tolerance(value: Any) -> Float[Array, ""] | None:
         return None
     if isinstance(value, bool) or not eqx.is_array_like(value) or jnp.ndim(value) != 0:
         raise TypeError(
-            f"Tolerances must be single numbers (or None for the default), not {value!r}."
+            "Tolerances must be single numbers (or None for the default), not "
+            f"{value!r}."
         )
     value = jnp.asarray(value, dtype=jnp.result_type(float))
-    if not isinstance(value, jax.core.Tracer) and not value >= 0:
+    if not _tree.traced(value) and not value >= 0:
         raise ValueError(
             f"Tolerances must not be negative, and one is {value}. Use rtol=0 to "
             "switch a test off."

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .. import _tree
 from .._linear import DENSE_LIMIT, Factor, LinearSolve, factorise, materialise
 from .._solution import Status
-from .._system import Point, System
+from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, advance, move, start, tolerance
 from ._search import backtrack
@@ -23,7 +23,8 @@ def check_linear_solver(choice: Any) -> Any:
     if isinstance(choice, lx.AbstractLinearSolver) or choice == "auto":
         return choice
     raise ValueError(
-        f"linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not {choice!r}."
+        "linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not "
+        f"{choice!r}."
     )
 
 
@@ -78,9 +79,7 @@ class Newton(AbstractSolver):
             stuck = ~accepted & ~singular
             trouble = Status.where(stuck, Status.stagnated, trouble)
         y = move(point, direction, length)
-        return advance(
-            system, state, y, factor, evaluations=spent + 1, trouble=trouble
-        )
+        return advance(system, state, y, factor, evaluations=spent + 1, trouble=trouble)
 
     def factor(self, state: State) -> Factor | None:
         return state.memory
@@ -91,8 +90,8 @@ class Chord(AbstractSolver):
 
     One factorisation in all, then linear convergence at a rate proportional to the
     distance of the first Jacobian from the last (the simplified Newton method;
-    Kelley, *Iterative Methods for Linear and Nonlinear Equations*, sec. 5.4). Up to 4096
-    real unknowns.
+    Kelley, *Iterative Methods for Linear and Nonlinear Equations*, sec. 5.4). Up to
+    4096 real unknowns.
 
     **Arguments:** `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
     """
@@ -135,7 +134,9 @@ def _no_factor(y: Vector) -> Factor:
     return Factor(jnp.zeros((n, n), dtype), jnp.arange(n, dtype=jnp.int32), false)
 
 
-def _checked_direction(correction: Vector, factor: Factor | None) -> tuple[Vector, Array]:
+def _checked_direction(
+    correction: Vector, factor: Factor | None
+) -> tuple[Vector, Array]:
     """`-correction`, or zero with the verdict `singular` where it means nothing."""
     singular = ~jnp.isfinite(_tree.norm(correction))
     if factor is not None:
