@@ -1,6 +1,5 @@
 """`fixed_point` and `root`: one path for all problems, solvers and derivatives."""
 
-import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -20,9 +19,6 @@ from ._tree import Vector
 from .solvers import AbstractSolver, Anderson, Newton
 
 OnFailure = Literal["raise", "ignore"]
-
-#: Inlined into a surrounding `jit`: one program, one compilation.
-_jit = functools.partial(eqx.filter_jit, inline=True)
 
 
 def fixed_point(
@@ -157,7 +153,7 @@ def _solve(
     return solution
 
 
-@_jit
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _run(
     conditions: Conditions,
     kind: bool,
@@ -171,7 +167,7 @@ def _run(
     return iterate(solver, system, v0, max_steps, differentiable=unrolls)
 
 
-@_jit
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _differentiate(
     conditions: Conditions,
     kind: bool,
