@@ -189,7 +189,9 @@ def _differentiate(
 
 def _stop_gradient(tree: PyTree) -> PyTree:
     arrays, others = eqx.partition(tree, eqx.is_array)
-    return eqx.combine(jax.lax.stop_gradient(arrays), others)
+    frozen = jax.lax.stop_gradient(arrays)
+    # Under `jax.grad` what is left of a Python number may not be an array.
+    return eqx.combine(jax.tree.map(jnp.asarray, frozen), others)
 
 
 def _check_options(
