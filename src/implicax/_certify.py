@@ -27,7 +27,8 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
 from ._conditions import close, split_arrays
-from ._linear import DENSE_LIMIT, LinearSolve, factorise, materialise
+from ._linear import DENSE_LIMIT, LinearSolve
+from ._lu import factorise, materialise
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
 from ._tree import Vector

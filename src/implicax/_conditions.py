@@ -176,7 +176,7 @@ def check_unknown(y0: PyTree) -> PyTree[Array]:
                 f"{where} is empty: its shape is {leaf.shape}. Pass an initial guess "
                 "with at least one number."
             )
-        if not _tree.traced(leaf) and not bool(jnp.isfinite(leaf).all()):
+        if not _tree.traced(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(
                 f"{where} is not finite: it holds NaN or infinity. Pass a finite "
                 "initial guess."

@@ -57,7 +57,7 @@ class Implicit(AbstractDerivative):
     linear_solver: Any = eqx.field(converter=check_linear_solver, default="auto")
 
     def attach(self, conditions, fixed_point, solver, outcome, inputs):
-        solve = LinearSolve(self.linear_solver, outcome.factor, fixed_point)
+        solve = LinearSolve(self.linear_solver, outcome.inverse, fixed_point)
         return attach(conditions, solve, outcome.y, inputs)
 
 
@@ -157,7 +157,7 @@ def _last_steps(
     inputs: PyTree[Array],
 ) -> Vector:
     """`y` with the derivative of `steps` solver steps taken from it."""
-    system = System(lambda v: conditions.residual(v, inputs), fixed_point)
+    system = System(lambda v: conditions.residual(v, inputs), fixed_point, True)
 
     def step(v: Vector, _: None) -> tuple[Vector, None]:
         return solver.step(system, solver.init(system, v)).point.y, None

@@ -11,27 +11,27 @@ which needs only exact products with `J`, and whose residual is the true one.
   and the derivative costs next to nothing.
 - `P = I` for a fixed point, where `J = I - A`: this is the Neumann series, and in
   reverse mode the fixed-point adjoint `u <- b + A^T u`. It converges at the rate of
-  the map itself, and matrix-free.
-- `P` from a fresh LU factorisation when there is nothing better, or when one of the
-  above falls behind.
+  the map itself, and matrix-free. Likewise `P = damping` after a damped iteration.
+- `P` a linear solver of the user's, whose own word on success is about its own stopping
+  rule (a preconditioned or squared system's, maybe): one round where it is right, more
+  where it is not.
+- Where there is nothing better, or one of the above falls behind: elimination.
 
 Every solve checks its true residual, and answers NaN when it could not be met: a
 wrong derivative never leaves this file silently.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from . import _tree
+from ._lu import Factor, Product, eliminate, materialise
 from ._tree import Vector
-
-Product = Callable[[Vector], Vector]
 
 #: Largest number of real unknowns for which `auto` forms the Jacobian.
 DENSE_LIMIT = 4096
@@ -39,101 +39,88 @@ DENSE_LIMIT = 4096
 SMALL = 40
 
 
-class Factor(eqx.Module):
-    """`J = P^T L U`, with the rows' permutation kept as a permutation.
+class Contraction(eqx.Module):
+    """What a converged iteration `y <- y - damping F(y)` says of `J`: `I - damping J`
+    contracts, so `damping I` will do as an approximate inverse."""
 
-    (`jax.scipy.linalg.lu_solve` rebuilds it from the pivots on each call, one
-    sequential step per row.)
-    """
-
-    lu: Float[Array, "n n"]
-    permutation: Int[Array, " n"]
-    singular: Bool[Array, ""]
+    damping: Float[Array, ""]
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
-        """`J^-1 b`, or `J^-T b`."""
-        flat, unravel = _tree.ravel(b)
-        lower, upper = {"lower": True, "unit_diagonal": True}, {"lower": False}
-        triangular = jax.scipy.linalg.solve_triangular
-        if transposed:
-            half = triangular(self.lu, flat, trans=1, **upper)
-            rows = triangular(self.lu, half, trans=1, **lower)
-            x = jnp.zeros_like(rows).at[self.permutation].set(rows, unique_indices=True)
-        else:
-            half = triangular(self.lu, flat[self.permutation], **lower)
-            x = triangular(self.lu, half, **upper)
-        return unravel(x)
+        del transposed
+        return _tree.scale(self.damping, b)
 
 
-def factorise(matrix: Float[Array, "n n"]) -> Factor:
-    """LU with partial pivoting, and a verdict on singularity.
-
-    A pivot that is lost in the rounding errors of its own row (`<= 4 n eps` times the
-    row's largest entry) makes the matrix singular to working precision. The comparison
-    is by row, so a badly *scaled* matrix, `diag(1, 1e-20)`, is not called singular.
-    """
-    lu, _, permutation = jax.lax.linalg.lu(matrix)
-    rows = jnp.max(jnp.abs(matrix), axis=1)[permutation]
-    threshold = 4 * matrix.shape[0] * jnp.finfo(matrix.dtype).eps
-    singular = ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * rows)
-    return Factor(lu, permutation, singular)
+class _Answer(eqx.Module):
+    solution: Vector
+    there: Bool[Array, ""]
+    """Whether nothing more is to be gained."""
+    good: Bool[Array, ""]
+    """Whether the residual is small enough to be trusted: `|b - J t| <= sqrt(eps) |b|`,
+    or that of a backward stable solve."""
 
 
-def materialise(
-    product: Product, like: Vector, unit: Array | float = 1.0
-) -> Float[Array, "n n"]:
-    """The matrix of a linear map, column by column (times `unit`)."""
-    flat, unravel = _tree.ravel(like)
-
-    def column(e: Array) -> Array:
-        return _tree.ravel(product(unravel(e)))[0]
-
-    unit = jnp.asarray(unit, flat.dtype)
-    return jax.vmap(column, out_axes=1)(unit * jnp.eye(flat.size, dtype=flat.dtype))
-
-
-class _Progress(eqx.Module):
+class _Refinement(eqx.Module):
     solution: Vector
     remainder: Vector
-    norm: Float[Array, ""]
+    sizes: Float[Array, "3"]
+    """In one array (one kernel): `|r|`, the bound it must stay below to go on, and the
+    bound below which it is small enough."""
 
 
 def _refine(
-    product: Product, b: Vector, approximate_inverse: Product, rate: float
-) -> _Progress:
+    product: Product,
+    b: Vector,
+    approximate_inverse: Product,
+    *,
+    rate: float,
+    grace: float = 1.0,
+    size: Float[Array, ""] | None = None,
+) -> _Answer:
     """Richardson iteration for `product(t) = b` from `t = 0`.
 
-    It goes on while the residual has fallen by `rate` per step on average (with a
-    factor of ten of grace for the transient growth of non-normal maps) and is above
-    the tolerance: so the number of steps is bounded by `log(tolerance) / log(rate)`.
+    It goes on while the residual falls by `rate` per step on average, so the number of
+    steps is bounded by `log(tolerance) / log(rate)`; a factor of `grace` allows for the
+    transient growth of non-normal maps. It is there at `|r| <= eps^0.7 |b|`; or, where
+    `size = |J|` is given, at the rounding error of the product itself, `eps |J| |t|`:
+    nothing improves on that (Higham, *Accuracy and Stability of Numerical Algorithms*,
+    ch. 12). All in maximum norms.
     """
-    norm_b = _tree.norm(b)
-    tolerance = jnp.finfo(norm_b.dtype).eps ** 0.7
+    eps, norm_b = _tree.coarsest_eps(b), _tree.largest(b)
+    enough = eps**0.7 * norm_b
 
-    def promising(carry: tuple[_Progress, Array]) -> Bool[Array, ""]:
-        p, envelope = carry
-        return (p.norm > tolerance * norm_b) & (p.norm <= envelope)
+    def promising(now: _Refinement) -> Bool[Array, ""]:
+        norm, ceiling, floor = now.sizes
+        return (norm > floor) & (norm <= ceiling)
 
-    def step(carry: tuple[_Progress, Array]) -> tuple[_Progress, Array]:
-        p, envelope = carry
-        solution = _tree.add(p.solution, approximate_inverse(p.remainder))
+    def step(now: _Refinement) -> _Refinement:
+        norm, ceiling, _ = now.sizes
+        solution = _tree.add(now.solution, approximate_inverse(now.remainder))
         remainder = _tree.subtract(b, product(solution))
-        return _Progress(solution, remainder, _tree.norm(remainder)), rate * envelope
+        ceiling = rate * jnp.minimum(ceiling, grace * norm)
+        floor = enough
+        if size is not None:
+            floor = jnp.maximum(enough, eps * size * _tree.largest(solution))
+        sizes = jnp.stack([_tree.largest(remainder), ceiling, floor])
+        return _Refinement(solution, remainder, sizes)
 
-    start = _Progress(_tree.zeros_like(b), b, norm_b)
-    return jax.lax.while_loop(promising, step, (start, 10 * norm_b))[0]
+    sizes = jnp.stack([norm_b, grace * norm_b, enough])
+    start = _Refinement(_tree.zeros_like(b), b, sizes)
+    last = jax.lax.while_loop(promising, step, start)
+    norm, _, floor = last.sizes
+    there = norm <= floor
+    return _Answer(last.solution, there, there | (norm <= eps**0.5 * norm_b))
 
 
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
     - `choice`: `"auto"` or a `lineax.AbstractLinearSolver`.
-    - `factor`: a factorisation of `J` near the solution, or `None`.
+    - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
     """
 
     choice: Any
-    factor: Factor | None
+    inverse: Factor | Contraction | None
     fixed_point: bool = eqx.field(static=True)
 
     def __call__(self, product: Product, b: Vector) -> Vector:
@@ -158,64 +145,77 @@ class LinearSolve(eqx.Module):
         )
 
     def _solve(self, product: Product, b: Vector, transposed: bool) -> Vector:
+        answer = self._answer(product, b, transposed)
+        return jax.tree.map(
+            lambda x: jnp.where(answer.good, x, jnp.nan), answer.solution
+        )
+
+    def _answer(self, product: Product, b: Vector, transposed: bool) -> _Answer:
         if self.choice != "auto":
-            return _solve_by_lineax(self.choice, product, b)
-        eps = jnp.finfo(_tree.working_dtype(b)).eps
-        dense = _tree.size(b) <= DENSE_LIMIT
-        first: _Progress | None = None
-        if self.factor is not None:
-            factor = self.factor
-            first = _refine(product, b, lambda r: factor.solve(r, transposed), 0.1)
-        elif self.fixed_point and _tree.size(b) > SMALL:
-            first = _refine(product, b, lambda r: r, 0.9)
-        if first is None:
-            last = _direct(product, b) if dense else _krylov(product, b)
+            solver = self.choice
+            return _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
+        small, dense = _tree.size(b) <= SMALL, _tree.size(b) <= DENSE_LIMIT
+        last_resort = _direct if dense else _krylov
+        inverse = self.inverse
+        if small:
+            return _direct(product, b)
+        if isinstance(inverse, Factor):
+            first = _refine(
+                product,
+                b,
+                lambda r: inverse.solve(r, transposed),
+                rate=0.5,
+                size=inverse.size,
+            )
+        elif isinstance(inverse, Contraction):
+            # The forward solve has shown the rate, however slow: no last resort, whose
+            # compilation costs more than most solves.
+            return _refine(
+                product,
+                b,
+                lambda r: inverse.solve(r, transposed),
+                rate=0.999,
+                grace=10.0,
+            )
+        elif self.fixed_point:
+            first = _refine(product, b, lambda r: r, rate=0.9, grace=10.0)
         else:
-            # A loop of at most one round, and not a `cond`: under `vmap` a `cond`
-            # always pays for both branches, a loop only if some lane needs it.
-            def unmet(carry: tuple[_Progress, Array]) -> Bool[Array, ""]:
-                p, tried = carry
-                return ~(p.norm <= jnp.sqrt(eps) * _tree.norm(b)) & ~tried
+            return last_resort(product, b)
 
-            def fall_back(carry: tuple[_Progress, Array]) -> tuple[_Progress, Array]:
-                # The compiler moves what does not change out of a loop, and would
-                # factorise every time: let the matrix depend on the carry.
-                one = jnp.where(carry[1], jnp.nan, 1)
-                p = _direct(product, b, one) if dense else _krylov(product, b)
-                return p, jnp.ones((), bool)
+        # A loop of at most one round, and not a `cond`: under `vmap` a `cond` always
+        # pays for both branches, a loop only if some lane needs it.
+        def fall_back(answer: _Answer) -> _Answer:
+            # The compiler moves what does not change out of a loop, and would
+            # factorise every time: let the matrix depend on the carry.
+            return last_resort(product, b, jnp.where(answer.there, jnp.nan, 1))
 
-            start = (first, jnp.zeros((), bool))
-            last, _ = jax.lax.while_loop(unmet, fall_back, start)
-        return _trusted(last.solution, last.norm <= eps**0.25 * _tree.norm(b))
+        return jax.lax.while_loop(lambda answer: ~answer.there, fall_back, first)
 
 
-def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Progress:
-    """Form the matrix, factorise, refine. NaN where it is singular."""
-    factor = factorise(materialise(product, b, one))
-    p = _refine(product, b, lambda r: factor.solve(r, False), 0.1)
-    norm = jnp.where(factor.singular & (_tree.norm(b) > 0), jnp.inf, p.norm)
-    return eqx.tree_at(lambda p: p.norm, p, norm)
+def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
+    """Form the matrix (times `one`), eliminate, check."""
+    flat, unravel = _tree.ravel(b)
+    elimination = eliminate(materialise(product, b, one), flat)
+    solution = unravel(elimination.solution)
+    norm = _tree.largest(_tree.subtract(b, product(solution)))
+    # Backward stability: |r| is of the size of eps |J| |t|, in each row in its own
+    # units; the worst row bounds them all (Higham, ch. 9).
+    eps, n = _tree.coarsest_eps(b), flat.size
+    size = jnp.max(elimination.scale) * _tree.largest(solution)
+    small = norm <= jnp.maximum(eps**0.5 * _tree.largest(b), n * eps * size)
+    return _Answer(solution, jnp.ones((), bool), small & ~elimination.singular)
 
 
-def _krylov(product: Product, b: Vector) -> _Progress:
+def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Restarted GMRES, for systems too large to form."""
-    tolerance = float(jnp.finfo(_tree.working_dtype(b)).eps ** 0.7)
-    solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=50, max_steps=100)
-    solution, _ = _run_lineax(solver, product, b)
-    remainder = _tree.subtract(b, product(solution))
-    return _Progress(solution, remainder, _tree.norm(remainder))
+    tolerance = _tree.coarsest_eps(b) ** 0.7
+    solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=50, max_steps=1000)
+    b = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
+    answer = _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
+    return _Answer(answer.solution, jnp.ones((), bool), answer.good)
 
 
-def _solve_by_lineax(solver: Any, product: Product, b: Vector) -> Vector:
-    solution, successful = _run_lineax(solver, product, b)
-    remainder = _tree.subtract(b, product(solution))
-    # A solver's own "success" may be about a preconditioned or squared system.
-    return _trusted(
-        solution, successful & (_tree.norm(remainder) <= 0.1 * _tree.norm(b))
-    )
-
-
-def _run_lineax(solver: Any, product: Product, b: Vector) -> tuple[Vector, Array]:
+def _run(solver: Any, product: Product, b: Vector) -> Vector:
     """`init` and `compute`, not `lineax.linear_solve`: that one puts a host callback
     into every gradient program, for errors that are data here."""
     structure = jax.tree.map(
@@ -224,9 +224,4 @@ def _run_lineax(solver: Any, product: Product, b: Vector) -> tuple[Vector, Array
     operator = lx.FunctionLinearOperator(product, structure)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = solver.init(operator, {})
-        solution, result, _ = solver.compute(state, b, {})
-    return solution, result == lx.RESULTS.successful
-
-
-def _trusted(solution: Vector, trusted: Bool[Array, ""]) -> Vector:
-    return _tree.where(trusted, solution, jax.tree.map(lambda x: x * jnp.nan, solution))
+        return solver.compute(state, b, {})[0]

@@ -51,7 +51,7 @@ class Stats(eqx.Module):
     evaluations: Int[Array, "..."]
     """Evaluations of the residual (those inside Jacobian products not counted)."""
     residual_norm: Float[Array, "..."]
-    """Euclidean norm of `F` at the value returned."""
+    """The largest absolute component of `F` at the value returned."""
     residual_history: Float[Array, "... max_steps_plus_1"] | None
     """The residual norm after each step, NaN after the last; `None` unless the solver
     was made with `record_history=True`."""

@@ -163,7 +163,7 @@ def _run(
     max_steps: int,
     unrolls: bool,
 ) -> Outcome:
-    system = System(lambda v: conditions.residual(v, inputs), kind)
+    system = System(lambda v: conditions.residual(v, inputs), kind, unrolls)
     return iterate(solver, system, v0, max_steps, differentiable=unrolls)
 
 

@@ -16,7 +16,7 @@ class Point(eqx.Module):
     y: Vector
     residual: Vector
     norm: Float[Array, ""]
-    """`|F(y)|`."""
+    """`|F(y)|`, its largest component."""
     scale: Float[Array, ""]
     """What `|F(y)|` is to be compared with: see `System.evaluate`."""
 
@@ -45,6 +45,8 @@ class System(eqx.Module):
     residual: Callable[[Vector], Vector]
     fixed_point: bool = eqx.field(static=True, default=False)
     """Whether the residual is `y - f(y)`."""
+    differentiable: bool = eqx.field(static=True, default=False)
+    """Whether derivatives are to flow through a solver's steps."""
 
     def evaluate(self, y: Vector) -> Point:
         """The residual at `y`, its norm, and the scale of the relative test.
@@ -61,6 +63,6 @@ class System(eqx.Module):
         else:
             residual, reference = jax.jvp(self.residual, (y,), (y,))
         norm, scale = jax.lax.stop_gradient(
-            (_tree.norm(residual), _tree.norm(reference))
+            (_tree.largest(residual), _tree.largest(reference))
         )
         return Point(y, residual, norm, scale)

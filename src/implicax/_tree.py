@@ -35,6 +35,11 @@ def working_dtype(x: Vector) -> jnp.dtype:
     return max(dtypes, key=lambda dtype: jnp.finfo(dtype).bits)
 
 
+def coarsest_eps(x: Vector) -> float:
+    """The rounding unit of the least precise leaf."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(x))
+
+
 def dot(x: Vector, y: Vector) -> Float[Array, ""]:
     """The Euclidean inner product, accumulated in the working dtype."""
     dtype = working_dtype((x, y))
@@ -42,9 +47,20 @@ def dot(x: Vector, y: Vector) -> Float[Array, ""]:
     return functools.reduce(operator.add, jax.tree.leaves(terms))
 
 
+def largest(x: Vector) -> Float[Array, ""]:
+    """The maximum norm: no squares, so nothing overflows or vanishes on the way."""
+    dtype = working_dtype(x)
+    sizes = [jnp.max(jnp.abs(leaf)).astype(dtype) for leaf in jax.tree.leaves(x)]
+    return functools.reduce(jnp.maximum, sizes)
+
+
 def norm(x: Vector) -> Float[Array, ""]:
-    """The Euclidean norm."""
-    return jnp.sqrt(dot(x, x))
+    """The Euclidean norm, scaled by the maximum norm for the same reason."""
+    size = largest(x)
+    usable = (size > 0) & jnp.isfinite(size)
+    unit = jnp.where(usable, size, 1)
+    scaled = jax.tree.map(lambda a: a / unit.astype(a.dtype), x)
+    return unit * jnp.sqrt(dot(scaled, scaled))
 
 
 def scale(t: Array, x: Vector) -> Vector:
@@ -52,11 +68,11 @@ def scale(t: Array, x: Vector) -> Vector:
     return jax.tree.map(lambda a: t.astype(a.dtype) * a, x)
 
 
-def add(x: Vector, y: Vector) -> Vector:
+def add(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(operator.add, x, y)
 
 
-def subtract(x: Vector, y: Vector) -> Vector:
+def subtract(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
     return jax.tree.map(operator.sub, x, y)
 
 

@@ -1,5 +1,7 @@
 """Anderson acceleration of the fixed-point iteration."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,10 +59,10 @@ class Anderson(AbstractSolver):
         check_history(self.history)
 
     def init(self, system: System, y: Vector) -> State:
-        point = start(system, y, None)
+        state = start(system, y, None)
         empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
-        memory = _History(empty, empty, slot, point.point.norm)
-        return State(point.point, memory, point.evaluations, point.trouble)
+        memory = _History(empty, empty, slot, state.point.norm)
+        return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
         point, memory = state.point, state.memory
@@ -96,4 +98,4 @@ class Anderson(AbstractSolver):
         empty = empty_ring(self.history, y)
         forgotten = _History(empty, empty, jnp.zeros_like(slot), new.point.norm)
         memory = _tree.where(grown, forgotten, kept)
-        return State(new.point, memory, new.evaluations, new.trouble)
+        return dataclasses.replace(new, memory=memory)

@@ -22,6 +22,10 @@ class State(eqx.Module):
     """Residual evaluations so far."""
     trouble: Status
     """Why the solver cannot go on; `Status.max_steps_reached` while it can."""
+    first_norm: Float[Array, ""]
+    """`|F(y0)|`."""
+    first_scale: Float[Array, ""]
+    """What `|F(y0)|` is to be compared with."""
 
 
 def tolerance(value: Any) -> Float[Array, ""] | None:
@@ -51,9 +55,12 @@ class AbstractSolver(eqx.Module):
     **Arguments** (of every solver):
 
     - `rtol`, `atol`: the solve has converged when `|F(y)| <= atol + rtol * scale`, in
-      Euclidean norms, with `scale = |y|` for fixed points and `|J y|` for roots. `None`
-      means `eps**(2/3)` of the dtype: 4e-11 in float64, 2e-5 in float32. Units:
-      `rtol` has none, `atol` has those of `F`.
+      maximum norms, with `scale = |y|` for fixed points and `|J y|` for roots.
+      `rtol=None` means `eps**(2/3)` of the dtype (4e-11 in float64, 2e-5 in float32)
+      and `atol=None` means `eps**(2/3) * |F(y0)|`, so that the units of `F` do not
+      matter; give an `atol`, in those units, where you start at a solution that is
+      zero. `|F(y)|` must also have fallen to a tenth of `|F(y0)|` if `scale` has grown
+      tenfold: an iteration that runs off to infinity does not converge there.
     - `record_history`: keep the residual norm of every step in
       `solution.stats.residual_history`.
     """
@@ -72,26 +79,33 @@ class AbstractSolver(eqx.Module):
 
     def converged(self, state: State) -> Bool[Array, ""]:
         """Whether the residual meets the tolerances."""
-        return state.point.norm <= self.target(state.point)
+        return self.meets(state, state.point)
 
-    def target(self, point: Point) -> Float[Array, ""]:
-        """The residual norm that is small enough at `point`."""
+    def meets(self, state: State, point: Point) -> Bool[Array, ""]:
+        """Whether `point` meets the tolerances of the solve that `state` belongs to."""
         dtype = point.norm.dtype
-        default = jnp.asarray(jnp.finfo(dtype).eps ** (2 / 3), dtype)
+        default = _tree.coarsest_eps(point.y) ** (2 / 3)
         rtol = default if self.rtol is None else self.rtol.astype(dtype)
-        atol = default if self.atol is None else self.atol.astype(dtype)
-        return atol + rtol * point.scale
+        atol = default * state.first_norm
+        if self.atol is not None:
+            atol = self.atol.astype(dtype)
+        small = point.norm <= atol + rtol * point.scale
+        near = point.scale <= 10 * (state.first_scale + state.first_norm)
+        real = jnp.isfinite(point.norm) & jnp.isfinite(point.scale)
+        return small & real & (near | (point.norm <= 0.1 * state.first_norm))
 
-    def factor(self, state: State) -> Any:
-        """A factorisation of `dF/dy` near the iterate, for the derivative to reuse."""
+    def approximate_inverse(self, state: State) -> Any:
+        """What the solver knows of `(dF/dy)^-1` near the iterate, for the derivative to
+        reuse: a factorisation, a contraction, or `None`."""
         del state
         return None
 
 
 def start(system: System, y: Vector, memory: Any) -> State:
     """A state at `y` with one evaluation spent."""
-    one = jnp.ones((), jnp.int32)
-    return State(system.evaluate(y), memory, one, Status.max_steps_reached)
+    point, one = system.evaluate(y), jnp.ones((), jnp.int32)
+    trouble = Status.max_steps_reached
+    return State(point, memory, one, trouble, point.norm, point.scale)
 
 
 def advance(
@@ -104,8 +118,15 @@ def advance(
     trouble: Status = Status.max_steps_reached,
 ) -> State:
     """The state after moving to `y`."""
+    return moved(state, system.evaluate(y), memory, evaluations, trouble)
+
+
+def moved(
+    state: State, point: Point, memory: Any, evaluations: Array | int, trouble: Status
+) -> State:
+    """The state after a move to `point`, which took `evaluations`."""
     count = state.evaluations + jnp.asarray(evaluations, jnp.int32)
-    return State(system.evaluate(y), memory, count, trouble)
+    return State(point, memory, count, trouble, state.first_norm, state.first_scale)
 
 
 def move(point: Point, direction: Vector, length: Array) -> Vector:

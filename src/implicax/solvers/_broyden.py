@@ -1,5 +1,7 @@
 """Broyden's method with limited memory."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -64,11 +66,11 @@ class Broyden(AbstractSolver):
     def init(self, system: System, y: Vector) -> State:
         state = start(system, y, None)
         norm = state.point.norm
-        length = jax.lax.stop_gradient(jnp.maximum(_tree.norm(y), 1)).astype(norm.dtype)
+        length = jax.lax.stop_gradient(jnp.maximum(_tree.largest(y), 1))
         alpha = jnp.minimum(1, length / jnp.where(norm > 0, norm, 1))
         empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
         memory = _Inverse(alpha, empty, empty, slot, norm)
-        return State(state.point, memory, state.evaluations, state.trouble)
+        return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
         point, inverse = state.point, state.memory
@@ -98,4 +100,4 @@ class Broyden(AbstractSolver):
         grown = new.point.norm > RESTART_GROWTH * inverse.best
         restart = grown | (updated.slot == self.history)
         memory = _tree.where(restart, fresh, updated)
-        return State(new.point, memory, new.evaluations, new.trouble)
+        return dataclasses.replace(new, memory=memory)

@@ -8,11 +8,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _tree
-from .._linear import DENSE_LIMIT, Factor, LinearSolve, factorise, materialise
+from .._linear import DENSE_LIMIT, LinearSolve
+from .._lu import Elimination, Factor, eliminate, factorise, materialise
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, advance, move, start, tolerance
+from ._base import AbstractSolver, State, advance, moved, start, tolerance
 from ._search import backtrack
 
 
@@ -56,33 +57,33 @@ class Newton(AbstractSolver):
         return auto and _tree.size(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
-        return start(system, y, _no_factor(y) if self._dense(y) else None)
+        return start(system, y, _no_elimination(y) if self._dense(y) else None)
 
     def step(self, system: System, state: State) -> State:
-        point, factor = state.point, None
+        point, elimination = state.point, None
+        _, product = jax.linearize(system.residual, point.y)
         if self._dense(point.y):
-            factor = _factorised_jacobian(system, point.y)
-            correction = factor.solve(point.residual, transposed=False)
+            flat, unravel = _tree.ravel(point.residual)
+            elimination = eliminate(materialise(product, point.y), flat)
+            correction, singular = unravel(elimination.solution), elimination.singular
         else:
-            _, product = jax.linearize(system.residual, point.y)
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
             correction = solve(product, point.residual)
-        direction, singular = _checked_direction(correction, factor)
-        length, spent = jnp.ones((), point.norm.dtype), jnp.zeros((), jnp.int32)
+            singular = ~jnp.isfinite(_tree.largest(correction))
+        direction = jax.tree.map(jnp.negative, correction)
         trouble = Status.where(singular, Status.singular, Status.max_steps_reached)
-        if self.line_search:
-            length, spent, accepted = backtrack(
-                system, point, direction, self.target(point)
-            )
-            # No length was good enough: stay, and say so.
-            length = jnp.where(accepted, length, 0)
-            stuck = ~accepted & ~singular
-            trouble = Status.where(stuck, Status.stagnated, trouble)
-        y = move(point, direction, length)
-        return advance(system, state, y, factor, evaluations=spent + 1, trouble=trouble)
+        if not self.line_search:
+            y = _tree.add(point.y, direction)
+            return advance(system, state, y, elimination, trouble=trouble)
+        trial = backtrack(
+            system, point, direction, lambda new: self.meets(state, new), ~singular
+        )
+        stuck = trial.rejected & ~singular
+        trouble = Status.where(stuck, Status.stagnated, trouble)
+        return moved(state, trial.point, elimination, trial.evaluations, trouble)
 
-    def factor(self, state: State) -> Factor | None:
-        return state.memory
+    def approximate_inverse(self, state: State) -> Factor | None:
+        return None if state.memory is None else state.memory.factor
 
 
 class Chord(AbstractSolver):
@@ -112,12 +113,13 @@ class Chord(AbstractSolver):
     def step(self, system: System, state: State) -> State:
         point, factor = state.point, state.memory
         correction = factor.solve(point.residual, transposed=False)
-        direction, singular = _checked_direction(correction, factor)
-        trouble = Status.where(singular, Status.singular, Status.max_steps_reached)
-        y = _tree.add(point.y, direction)
+        trouble = Status.where(
+            factor.singular, Status.singular, Status.max_steps_reached
+        )
+        y = _tree.subtract(point.y, correction)
         return advance(system, state, y, factor, trouble=trouble)
 
-    def factor(self, state: State) -> Factor:
+    def approximate_inverse(self, state: State) -> Factor:
         return state.memory
 
 
@@ -126,20 +128,9 @@ def _factorised_jacobian(system: System, y: Vector) -> Factor:
     return factorise(materialise(product, y))
 
 
-def _no_factor(y: Vector) -> Factor:
+def _no_elimination(y: Vector) -> Elimination:
     """A placeholder of the right shape. As an approximate inverse it is infinite, so
     whoever reuses it finds out at once and factorises afresh."""
     n, dtype = _tree.size(y), _tree.working_dtype(y)
-    false = jnp.zeros((), bool)
-    return Factor(jnp.zeros((n, n), dtype), jnp.arange(n, dtype=jnp.int32), false)
-
-
-def _checked_direction(
-    correction: Vector, factor: Factor | None
-) -> tuple[Vector, Array]:
-    """`-correction`, or zero with the verdict `singular` where it means nothing."""
-    singular = ~jnp.isfinite(_tree.norm(correction))
-    if factor is not None:
-        singular = singular | factor.singular
-    direction = jax.tree.map(lambda x: jnp.where(singular, 0, -x), correction)
-    return direction, singular
+    pivots = jnp.arange(n, dtype=jnp.int32)
+    return Elimination(jnp.zeros((n, n + 1), dtype), pivots, jnp.ones((n,), dtype))

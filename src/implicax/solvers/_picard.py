@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _tree
+from .._linear import Contraction
 from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, advance, start, tolerance
@@ -31,6 +32,9 @@ class Picard(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         return start(system, y, None)
+
+    def approximate_inverse(self, state: State) -> Contraction:
+        return Contraction(self.damping.astype(state.point.norm.dtype))
 
     def step(self, system: System, state: State) -> State:
         correction = _tree.scale(self.damping, state.point.residual)

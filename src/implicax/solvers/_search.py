@@ -1,10 +1,12 @@
 """Backtracking line search on the residual norm."""
 
+from collections.abc import Callable
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .. import _tree
 from .._system import Point, System
 from .._tree import Vector
 from ._base import move
@@ -13,34 +15,49 @@ from ._base import move
 MAX_HALVINGS = 20
 
 
+class Trial(eqx.Module):
+    """The last step length tried, and where it leads."""
+
+    length: Float[Array, ""]
+    point: Point
+    evaluations: Int[Array, ""]
+    rejected: Bool[Array, ""]
+
+
 def backtrack(
-    system: System, point: Point, direction: Vector, target: Array
-) -> tuple[Float[Array, ""], Int[Array, ""], Bool[Array, ""]]:
+    system: System,
+    point: Point,
+    direction: Vector,
+    meets: Callable[[Point], Bool[Array, ""]],
+    possible: Bool[Array, ""],
+) -> Trial:
     """The step length `t` in `1, 1/2, 1/4, ...` at which the residual first falls.
 
     Accepted is `|F(y + t d)| <= (1 - 1e-4 t) |F(y)|` (Armijo 1966; for Newton's
-    direction see Dennis & Schnabel 1996, ch. 6), or any residual that already meets
-    `target`: at the rounding level nothing falls any more. A residual that is not
-    finite is not accepted.
+    direction see Dennis & Schnabel 1996, ch. 6), or any point that `meets` the
+    tolerances: at the rounding level nothing falls any more. A residual that is not
+    finite is not accepted. Nothing is tried unless `possible`.
 
-    Returns the length, the evaluations spent, and whether a length was accepted.
+    The choice of a length is piecewise constant in everything. If derivatives are to
+    flow (`system.differentiable`) the point chosen is evaluated once more, outside the
+    search.
     """
-    # The choice of a length is piecewise constant in everything: no derivative.
-    point, direction, target = jax.lax.stop_gradient((point, direction, target))
+    frozen, along = jax.lax.stop_gradient((point, direction))
 
-    def rejected(t: Array) -> Bool[Array, ""]:
-        trial = _tree.norm(system.residual(move(point, direction, t)))
-        return ~(trial <= jnp.maximum((1 - 1e-4 * t) * point.norm, target))
+    def halve(trial: Trial) -> Trial:
+        t = trial.length / 2
+        new = jax.lax.stop_gradient(system.evaluate(move(frozen, along, t)))
+        falls = new.norm <= (1 - 1e-4 * t) * frozen.norm
+        return Trial(t, new, trial.evaluations + 1, ~(falls | meets(new)))
 
-    def halve(carry: tuple) -> tuple:
-        t, count, _ = carry
-        t = t / 2
-        return t, count + 1, rejected(t)
+    def searching(trial: Trial) -> Bool[Array, ""]:
+        return trial.rejected & (trial.evaluations <= MAX_HALVINGS)
 
-    one = jnp.ones((), point.norm.dtype)
-    t, count, failed = jax.lax.while_loop(
-        lambda carry: carry[2] & (carry[1] <= MAX_HALVINGS),
-        halve,
-        (one, jnp.ones((), jnp.int32), rejected(one)),
-    )
-    return t, count, ~failed
+    # It enters at twice the full step: so the residual is compiled here only once.
+    two = jnp.full((), 2, point.norm.dtype)
+    trial = Trial(two, frozen, jnp.zeros((), jnp.int32), possible)
+    trial = jax.lax.while_loop(searching, halve, trial)
+    if not system.differentiable:
+        return trial
+    chosen = system.evaluate(move(point, direction, trial.length))
+    return eqx.tree_at(lambda trial: trial.point, trial, chosen)

@@ -1,0 +1,127 @@
+"""Gaussian elimination of `J t = b` with `J` formed: factors to keep, or one solve."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from . import _tree
+from ._tree import Vector
+
+Product = Callable[[Vector], Vector]
+
+
+class Factor(eqx.Module):
+    """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.
+
+    The scaling makes pivoting, and the verdict on singularity, independent of the units
+    of the equations (Golub & Van Loan, *Matrix Computations*, sec. 3.5.2).
+    """
+
+    lu: Float[Array, "n n"]
+    permutation: Int[Array, " n"]
+    scale: Float[Array, " n"]
+    """The largest absolute entry of each row of `J`."""
+
+    @property
+    def singular(self) -> Bool[Array, ""]:
+        """Whether `J` is singular to working precision."""
+        return _singular(self.lu)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """The largest entry of `J`."""
+        return jnp.max(self.scale)
+
+    def solve(self, b: Vector, transposed: bool) -> Vector:
+        """`J^-1 b`, or `J^-T b`."""
+        flat, unravel = _tree.ravel(b)
+        lower, upper = {"lower": True, "unit_diagonal": True}, {"lower": False}
+        triangular = jax.scipy.linalg.solve_triangular
+        if transposed:
+            half = triangular(self.lu, flat, trans=1, **upper)
+            rows = triangular(self.lu, half, trans=1, **lower)
+            # `P^T rows` by comparing all with all: a scatter is a sequential loop.
+            here = (
+                self.permutation[:, None]
+                == jnp.arange(rows.size, dtype=jnp.int32)[None, :]
+            )
+            x = jnp.sum(jnp.where(here, rows[:, None], 0), axis=0) / self.scale
+        else:
+            rows = (flat / self.scale)[self.permutation]
+            x = triangular(self.lu, triangular(self.lu, rows, **lower), **upper)
+        return unravel(x)
+
+
+def factorise(matrix: Float[Array, "n n"]) -> Factor:
+    """LU with scaled partial pivoting."""
+    scale = _row_scale(matrix)
+    lu, _, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
+    return Factor(lu, permutation, scale)
+
+
+class Elimination(eqx.Module):
+    """Gauss' elimination of one system `J t = b`: the LU of the `n x (n + 1)` matrix
+    `D^-1 [J, b]`.
+
+    Its last column is `L^-1 P D^-1 b`, so the solution takes one triangular solve and
+    no permutation (which would be a loop of `n` sequential steps).
+    """
+
+    lu: Float[Array, "n n+1"]
+    pivots: Int[Array, " n"]
+    scale: Float[Array, " n"]
+
+    @property
+    def singular(self) -> Bool[Array, ""]:
+        return _singular(self.lu[:, :-1])
+
+    @property
+    def solution(self) -> Float[Array, " n"]:
+        """`J^-1 b`."""
+        return jax.scipy.linalg.solve_triangular(self.lu[:, :-1], self.lu[:, -1])
+
+    @property
+    def factor(self) -> Factor:
+        """For other right-hand sides."""
+        n = self.scale.size
+        permutation = jax.lax.linalg.lu_pivots_to_permutation(self.pivots, n)
+        return Factor(self.lu[:, :-1], permutation, self.scale)
+
+
+def eliminate(matrix: Float[Array, "n n"], b: Float[Array, " n"]) -> Elimination:
+    scale = _row_scale(matrix)
+    both = jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None]
+    lu, pivots, _ = jax.lax.linalg.lu(both)
+    return Elimination(lu, pivots, scale)
+
+
+def _row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    return jnp.maximum(jnp.max(jnp.abs(matrix), axis=1), jnp.finfo(matrix.dtype).tiny)
+
+
+def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
+    """Whether a pivot is lost in the rounding errors of its own column.
+
+    It is at `<= 16 n eps` times the column's largest entry in `U`. The rows have been
+    scaled and the columns are compared with themselves, so a matrix that is only badly
+    *scaled*, `diag(1, 1e-20)`, is not called singular.
+    """
+    threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
+    columns = jnp.max(jnp.abs(jnp.triu(lu)), axis=0)
+    return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
+
+
+def materialise(
+    product: Product, like: Vector, unit: Array | float = 1.0
+) -> Float[Array, "n n"]:
+    """The matrix of a linear map, column by column (times `unit`)."""
+    flat, unravel = _tree.ravel(like)
+
+    def column(e: Array) -> Array:
+        return _tree.ravel(product(unravel(e)))[0]
+
+    unit = jnp.asarray(unit, flat.dtype)
+    return jax.vmap(column, out_axes=1)(unit * jnp.eye(flat.size, dtype=flat.dtype))
