@@ -14,4 +14,6 @@ if hasattr(os, "sched_setaffinity"):
 import jax
 
 jax.config.update("jax_enable_x64", True)
+# Calls that hop between threads on one core measure the hop.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 jax.config.update("jax_enable_compilation_cache", False)

@@ -101,7 +101,7 @@ def iterate(
         ]
 
     def goes_on(state: State, steps: Array, stale: Array) -> Array:
-        going = (steps < max_steps) & (state.trouble == Status.max_steps_reached)
+        going = (steps < max_steps) & ~state.stuck
         for holds, _ in endings(state, stale):
             going = going & ~holds
         return going
@@ -147,8 +147,9 @@ def iterate(
     for holds, verdict in endings(last, ledger.steps - ledger.lowest_at):
         status = Status.where(holds, verdict, status)
     # What the solver knows of its trouble says more than the symptoms do.
-    known = (last.trouble != Status.max_steps_reached) & ~converged
-    status = Status.where(known, last.trouble, status)
+    why = solver.why_stuck(last)
+    known = last.stuck | ((why == Status.singular) & (ledger.steps > 0))
+    status = Status.where(known & ~converged, why, status)
     stats = Stats(
         ledger.steps.astype(jnp.int32),
         last.evaluations,

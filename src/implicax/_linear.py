@@ -154,20 +154,8 @@ class LinearSolve(eqx.Module):
         if self.choice != "auto":
             solver = self.choice
             return _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
-        small, dense = _tree.size(b) <= SMALL, _tree.size(b) <= DENSE_LIMIT
-        last_resort = _direct if dense else _krylov
         inverse = self.inverse
-        if small:
-            return _direct(product, b)
-        if isinstance(inverse, Factor):
-            first = _refine(
-                product,
-                b,
-                lambda r: inverse.solve(r, transposed),
-                rate=0.5,
-                size=inverse.size,
-            )
-        elif isinstance(inverse, Contraction):
+        if isinstance(inverse, Contraction):
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
             return _refine(
@@ -176,6 +164,17 @@ class LinearSolve(eqx.Module):
                 lambda r: inverse.solve(r, transposed),
                 rate=0.999,
                 grace=10.0,
+            )
+        if _tree.size(b) <= SMALL:
+            return _direct(product, b)
+        last_resort = _direct if _tree.size(b) <= DENSE_LIMIT else _krylov
+        if isinstance(inverse, Factor):
+            first = _refine(
+                product,
+                b,
+                lambda r: inverse.solve(r, transposed),
+                rate=0.5,
+                size=inverse.size,
             )
         elif self.fixed_point:
             first = _refine(product, b, lambda r: r, rate=0.9, grace=10.0)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .. import _tree
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, advance, start, tolerance
+from ._base import AbstractSolver, State, tolerance
 from ._ring import check_history, combine, empty_ring, project, store
 
 #: A residual this much above the best since the last restart forgets the history.
@@ -59,7 +59,7 @@ class Anderson(AbstractSolver):
         check_history(self.history)
 
     def init(self, system: System, y: Vector) -> State:
-        state = start(system, y, None)
+        state = State.start(system, y)
         empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
         memory = _History(empty, empty, slot, state.point.norm)
         return dataclasses.replace(state, memory=memory)
@@ -86,7 +86,7 @@ class Anderson(AbstractSolver):
         y = _tree.subtract(point.y, combine(weights, memory.steps))
         y = _tree.subtract(y, _tree.scale(mixing, remainder))
 
-        new = advance(system, state, y, None)
+        new = state.move(system, y)
         grown = new.point.norm > RESTART_GROWTH * memory.best
         slot = memory.slot % self.history
         steps = store(memory.steps, slot, _tree.subtract(y, point.y))

@@ -14,18 +14,43 @@ from .._tree import Vector
 
 
 class State(eqx.Module):
-    """Where a solver stands. `memory` is its own; the rest is the loop's to read."""
+    """Where a solver stands: a pytree of fixed structure.
+
+    `memory` is the solver's own; the rest is the loop's to read.
+    """
 
     point: Point
     memory: Any
     evaluations: Int[Array, ""]
     """Residual evaluations so far."""
-    trouble: Status
-    """Why the solver cannot go on; `Status.max_steps_reached` while it can."""
+    stuck: Bool[Array, ""]
+    """Whether the solver cannot go on from here."""
     first_norm: Float[Array, ""]
     """`|F(y0)|`."""
     first_scale: Float[Array, ""]
     """What `|F(y0)|` is to be compared with."""
+
+    @classmethod
+    def start(cls, system: System, y: Vector, memory: Any = None) -> "State":
+        """The state at the initial guess, with one evaluation spent."""
+        point, one = system.evaluate(y), jnp.ones((), jnp.int32)
+        return cls(point, memory, one, jnp.zeros((), bool), point.norm, point.scale)
+
+    def move(self, system: System, y: Vector, memory: Any = None) -> "State":
+        """The state after a move to `y`, with one more evaluation spent."""
+        one = jnp.ones((), jnp.int32)
+        return self.moved(system.evaluate(y), memory, one, jnp.zeros((), bool))
+
+    def moved(
+        self,
+        point: Point,
+        memory: Any,
+        evaluations: Int[Array, ""],
+        stuck: Bool[Array, ""],
+    ) -> "State":
+        """The state after a move to a point that `evaluations` have found."""
+        spent = self.evaluations + evaluations
+        return State(point, memory, spent, stuck, self.first_norm, self.first_scale)
 
 
 def tolerance(value: Any) -> Float[Array, ""] | None:
@@ -50,7 +75,7 @@ class AbstractSolver(eqx.Module):
     """An algorithm for `F(y) = 0`, as a small immutable object.
 
     A new one needs `init` and `step`; the loop, the statuses, the history and the
-    derivative come with the library. States are pytrees of fixed structure.
+    derivative come with the library.
 
     **Arguments** (of every solver):
 
@@ -94,39 +119,16 @@ class AbstractSolver(eqx.Module):
         real = jnp.isfinite(point.norm) & jnp.isfinite(point.scale)
         return small & real & (near | (point.norm <= 0.1 * state.first_norm))
 
+    def why_stuck(self, state: State) -> Status:
+        """What keeps the solver from going on, where it did not converge."""
+        del state
+        return Status.stagnated
+
     def approximate_inverse(self, state: State) -> Any:
         """What the solver knows of `(dF/dy)^-1` near the iterate, for the derivative to
         reuse: a factorisation, a contraction, or `None`."""
         del state
         return None
-
-
-def start(system: System, y: Vector, memory: Any) -> State:
-    """A state at `y` with one evaluation spent."""
-    point, one = system.evaluate(y), jnp.ones((), jnp.int32)
-    trouble = Status.max_steps_reached
-    return State(point, memory, one, trouble, point.norm, point.scale)
-
-
-def advance(
-    system: System,
-    state: State,
-    y: Vector,
-    memory: Any,
-    *,
-    evaluations: Array | int = 1,
-    trouble: Status = Status.max_steps_reached,
-) -> State:
-    """The state after moving to `y`."""
-    return moved(state, system.evaluate(y), memory, evaluations, trouble)
-
-
-def moved(
-    state: State, point: Point, memory: Any, evaluations: Array | int, trouble: Status
-) -> State:
-    """The state after a move to `point`, which took `evaluations`."""
-    count = state.evaluations + jnp.asarray(evaluations, jnp.int32)
-    return State(point, memory, count, trouble, state.first_norm, state.first_scale)
 
 
 def move(point: Point, direction: Vector, length: Array) -> Vector:

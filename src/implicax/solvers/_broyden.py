@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .. import _tree
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, advance, start, tolerance
+from ._base import AbstractSolver, State, tolerance
 from ._ring import check_history, combine, empty_ring, project, store
 
 #: A residual this much above the best since the last restart forgets the history.
@@ -64,7 +64,7 @@ class Broyden(AbstractSolver):
         check_history(self.history)
 
     def init(self, system: System, y: Vector) -> State:
-        state = start(system, y, None)
+        state = State.start(system, y)
         norm = state.point.norm
         length = jax.lax.stop_gradient(jnp.maximum(_tree.largest(y), 1))
         alpha = jnp.minimum(1, length / jnp.where(norm > 0, norm, 1))
@@ -75,7 +75,7 @@ class Broyden(AbstractSolver):
     def step(self, system: System, state: State) -> State:
         point, inverse = state.point, state.memory
         s = jax.tree.map(jnp.negative, inverse.apply(point.residual))
-        new = advance(system, state, _tree.add(point.y, s), None)
+        new = state.move(system, _tree.add(point.y, s))
 
         q = _tree.subtract(new.point.residual, point.residual)
         remainder = _tree.subtract(s, inverse.apply(q))

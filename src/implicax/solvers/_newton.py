@@ -13,7 +13,7 @@ from .._lu import Elimination, Factor, eliminate, factorise, materialise
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, advance, moved, start, tolerance
+from ._base import AbstractSolver, State, tolerance
 from ._search import backtrack
 
 
@@ -57,7 +57,8 @@ class Newton(AbstractSolver):
         return auto and _tree.size(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
-        return start(system, y, _no_elimination(y) if self._dense(y) else None)
+        memory = _no_elimination(y) if self._dense(y) else None
+        return State.start(system, y, memory)
 
     def step(self, system: System, state: State) -> State:
         point, elimination = state.point, None
@@ -65,22 +66,23 @@ class Newton(AbstractSolver):
         if self._dense(point.y):
             flat, unravel = _tree.ravel(point.residual)
             elimination = eliminate(materialise(product, point.y), flat)
-            correction, singular = unravel(elimination.solution), elimination.singular
+            correction = unravel(elimination.solution)
         else:
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
             correction = solve(product, point.residual)
-            singular = ~jnp.isfinite(_tree.largest(correction))
         direction = jax.tree.map(jnp.negative, correction)
-        trouble = Status.where(singular, Status.singular, Status.max_steps_reached)
         if not self.line_search:
-            y = _tree.add(point.y, direction)
-            return advance(system, state, y, elimination, trouble=trouble)
-        trial = backtrack(
-            system, point, direction, lambda new: self.meets(state, new), ~singular
+            return state.move(system, _tree.add(point.y, direction), elimination)
+        trial = backtrack(system, point, direction, lambda new: self.meets(state, new))
+        return state.moved(
+            trial.point, elimination, trial.evaluations, stuck=trial.rejected
         )
-        stuck = trial.rejected & ~singular
-        trouble = Status.where(stuck, Status.stagnated, trouble)
-        return moved(state, trial.point, elimination, trial.evaluations, trouble)
+
+    def why_stuck(self, state: State) -> Status:
+        singular = False
+        if state.memory is not None:
+            singular = state.memory.singular
+        return Status.where(jnp.asarray(singular), Status.singular, Status.stagnated)
 
     def approximate_inverse(self, state: State) -> Factor | None:
         return None if state.memory is None else state.memory.factor
@@ -108,16 +110,16 @@ class Chord(AbstractSolver):
                 f"the limit is {DENSE_LIMIT}. Use ix.Newton (matrix-free beyond that), "
                 "ix.Broyden or ix.Anderson."
             )
-        return start(system, y, _factorised_jacobian(system, y))
+        return State.start(system, y, _factorised_jacobian(system, y))
 
     def step(self, system: System, state: State) -> State:
         point, factor = state.point, state.memory
         correction = factor.solve(point.residual, transposed=False)
-        trouble = Status.where(
-            factor.singular, Status.singular, Status.max_steps_reached
-        )
-        y = _tree.subtract(point.y, correction)
-        return advance(system, state, y, factor, trouble=trouble)
+        return state.move(system, _tree.subtract(point.y, correction), factor)
+
+    def why_stuck(self, state: State) -> Status:
+        singular = state.memory.singular
+        return Status.where(singular, Status.singular, Status.stagnated)
 
     def approximate_inverse(self, state: State) -> Factor:
         return state.memory

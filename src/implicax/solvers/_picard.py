@@ -8,7 +8,7 @@ from .. import _tree
 from .._linear import Contraction
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, advance, start, tolerance
+from ._base import AbstractSolver, State, tolerance
 
 
 class Picard(AbstractSolver):
@@ -31,11 +31,11 @@ class Picard(AbstractSolver):
     record_history: bool = eqx.field(static=True, default=False)
 
     def init(self, system: System, y: Vector) -> State:
-        return start(system, y, None)
+        return State.start(system, y)
 
     def approximate_inverse(self, state: State) -> Contraction:
         return Contraction(self.damping.astype(state.point.norm.dtype))
 
     def step(self, system: System, state: State) -> State:
         correction = _tree.scale(self.damping, state.point.residual)
-        return advance(system, state, _tree.subtract(state.point.y, correction), None)
+        return state.move(system, _tree.subtract(state.point.y, correction))

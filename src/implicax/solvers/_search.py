@@ -29,14 +29,13 @@ def backtrack(
     point: Point,
     direction: Vector,
     meets: Callable[[Point], Bool[Array, ""]],
-    possible: Bool[Array, ""],
 ) -> Trial:
     """The step length `t` in `1, 1/2, 1/4, ...` at which the residual first falls.
 
     Accepted is `|F(y + t d)| <= (1 - 1e-4 t) |F(y)|` (Armijo 1966; for Newton's
     direction see Dennis & Schnabel 1996, ch. 6), or any point that `meets` the
     tolerances: at the rounding level nothing falls any more. A residual that is not
-    finite is not accepted. Nothing is tried unless `possible`.
+    finite is not accepted.
 
     The choice of a length is piecewise constant in everything. If derivatives are to
     flow (`system.differentiable`) the point chosen is evaluated once more, outside the
@@ -55,7 +54,7 @@ def backtrack(
 
     # It enters at twice the full step: so the residual is compiled here only once.
     two = jnp.full((), 2, point.norm.dtype)
-    trial = Trial(two, frozen, jnp.zeros((), jnp.int32), possible)
+    trial = Trial(two, frozen, jnp.zeros((), jnp.int32), jnp.ones((), bool))
     trial = jax.lax.while_loop(searching, halve, trial)
     if not system.differentiable:
         return trial
