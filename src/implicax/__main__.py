@@ -37,7 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        return _refuse(str(error))
+        name = error.filename or "the output"
+        return _refuse(f"cannot write {name}: {error.strerror}")
     return 0
 
 
