@@ -19,7 +19,7 @@ def kepler(E, a):
 
 
 def solve(a):
-    """The eccentric anomaly, from the guess that always converges: `E = pi`."""
+    """The eccentric anomaly, from the guess `E = pi`, which serves for all `e < 1`."""
     return ix.root(kepler, jnp.asarray(jnp.pi), a)
 
 

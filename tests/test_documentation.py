@@ -10,6 +10,7 @@ to each other.
 import ast
 import contextlib
 import io
+import itertools
 import pathlib
 import re
 import runpy
@@ -68,10 +69,8 @@ def run_example(path):
 
 def check_page(text, name):
     namespace = {"__name__": "__main__"}
-    pairs = blocks(text)
-    for (language, code), (after, expected) in zip(
-        pairs, [*pairs[1:], ("", "")], strict=True
-    ):
+    pairs = [*blocks(text), ("", "")]
+    for (language, code), (after, expected) in itertools.pairwise(pairs):
         output = None
         if language == "python":
             output = run(code, namespace, name)
@@ -92,12 +91,15 @@ def docstrings():
                     yield f"{where}:{getattr(node, 'name', '')}", text
 
 
+DOCSTRINGS = list(docstrings())
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_pages_do_what_they_say(page):
     check_page(page.read_text(), str(page))
 
 
-@pytest.mark.parametrize(("name", "text"), docstrings(), ids=lambda x: x.split("\n")[0])
+@pytest.mark.parametrize(("name", "text"), DOCSTRINGS, ids=[d[0] for d in DOCSTRINGS])
 def test_docstrings_do_what_they_say(name, text):
     check_page(text, name)
 
@@ -157,4 +159,3 @@ def test_the_statuses_on_the_page_are_the_statuses():
     page = (ROOT / "docs" / "concepts" / "solutions.md").read_text()
     for name in ("converged", *ix._solution.ADVICE):
         assert f"`{name}`" in page
-
