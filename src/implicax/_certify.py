@@ -107,7 +107,7 @@ def certify(
     print(f"{certificate.corrected_gradient:.6f}")
     ```
     ```text
-    -0.297304 off by 1.7e-04
+    -0.297247 off by 2.3e-04
     -0.297474
     ```
     """

@@ -64,10 +64,10 @@ def fixed_point(
     def cosine(a):
         return ix.fixed_point(lambda y, a: jnp.cos(a * y), jnp.asarray(0.5), a).value
 
-    print(f"{cosine(1.0):.6f} {jax.grad(cosine)(1.0):.6f}")
+    print(f"{cosine(1.0):.4f} {jax.grad(cosine)(1.0):.4f}")
     ```
     ```text
-    0.739085 -0.297474
+    0.7391 -0.2975
     ```
     """
     problem = FixedPoint(fn, has_aux)
@@ -107,10 +107,10 @@ def root(
     def square_root(a):
         return ix.root(lambda y, a: y**2 - a, jnp.asarray(1.0), a).value
 
-    print(f"{square_root(2.0):.6f} {jax.grad(square_root)(2.0):.6f}")
+    print(f"{square_root(2.0):.4f} {jax.grad(square_root)(2.0):.4f}")
     ```
     ```text
-    1.414214 0.353553
+    1.4142 0.3536
     ```
     """
     problem = Root(fn, has_aux)

@@ -35,10 +35,10 @@ class System(eqx.Module):
     state = solver.init(system, jnp.asarray(0.5))
     while not solver.converged(state):
         state = solver.step(system, state)
-    print(f"{state.point.y:.6f}")
+    print(f"{state.point.y:.4f}")
     ```
     ```text
-    0.739085
+    0.7391
     ```
     """
 
