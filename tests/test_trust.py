@@ -1,0 +1,268 @@
+"""Numbers that come back can be trusted: linear solves, scales, and runaways.
+
+A wrong value or derivative without a word is the worst that this library can do. Each
+test here is a way in which it could.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import implicax as ix
+
+LINEAR_SOLVERS = {
+    "auto": "auto",
+    "LU": lx.LU(),
+    "QR": lx.QR(),
+    "SVD": lx.SVD(),
+    "GMRES": lx.GMRES(rtol=1e-10, atol=1e-10),
+    "BiCGStab": lx.BiCGStab(rtol=1e-10, atol=1e-10),
+    "normal CG": lx.Normal(lx.CG(rtol=1e-10, atol=1e-10)),
+    "pseudo-inverse": lx.AutoLinearSolver(well_posed=False),
+}
+
+#: Consistent problems with a singular Jacobian at the start, which solves them: name to
+#: (F, y0), and a loss that the free direction changes.
+SINGULAR = {
+    "1x1": (lambda y, a: y**2 - (a - 1), [0.0]),
+    "1x1, no dependence": (lambda y, a: y**2 - (a - 1) ** 2, [0.0]),
+    "diagonal": (lambda y, a: jnp.stack([y[0] - a, 0 * y[1]]), [1.0, 0.3]),
+    "dense": (
+        lambda y, a: jnp.asarray([[1.0, 1.0], [2.0, 2.0]]) @ y - jnp.stack([a, 2 * a]),
+        [0.5, 0.5],
+    ),
+}
+
+
+def solution(F, y0, choice):
+    derivative = ix.Implicit(linear_solver=choice)
+    return lambda a: ix.root(F, jnp.asarray(y0), a, derivative=derivative).value
+
+
+@pytest.mark.parametrize("name", LINEAR_SOLVERS)
+def test_a_regular_system_is_solved_by_any_linear_solver(name):
+    M = jnp.asarray([[3.0, 1.0], [0.5, 2.0]])
+    solve = solution(lambda y, a: M @ y + y**3 - a, [0.0, 0.0], LINEAR_SOLVERS[name])
+    a = jnp.asarray([1.0, 2.0])
+    y = np.asarray(solve(a))
+    exact = np.linalg.inv(np.asarray(M) + np.diag(3 * y**2))
+    np.testing.assert_allclose(jax.jacrev(solve)(a), exact, rtol=1e-8)
+    np.testing.assert_allclose(jax.jacfwd(solve)(a), exact, rtol=1e-8)
+
+
+@pytest.mark.parametrize("shape", SINGULAR)
+@pytest.mark.parametrize("name", LINEAR_SOLVERS)
+def test_trap_6_a_singular_jacobian_is_no_silent_number_in_reverse(name, shape):
+    F, y0 = SINGULAR[shape]
+    last = lambda a: solution(F, y0, LINEAR_SOLVERS[name])(a)[-1]
+    assert np.isnan(jax.grad(last)(1.0))
+
+
+@pytest.mark.parametrize("shape", SINGULAR)
+def test_trap_6_a_singular_jacobian_is_no_silent_number_forward(shape):
+    F, y0 = SINGULAR[shape]
+    assert np.isnan(jax.jacfwd(solution(F, y0, "auto"))(1.0)).any()
+
+
+@pytest.mark.parametrize("solver", [ix.Picard(), ix.Anderson(), ix.Broyden()])
+def test_a_solver_without_jacobian_does_not_hide_a_singular_one(solver):
+    """`y = P y + a` with a projection `P`: solvable along one direction only."""
+    P = jnp.asarray([[0.0, 0.0], [0.0, 1.0]])
+    fn = lambda y, a: P @ y + jnp.stack([a, 0 * a])
+
+    def last(a):
+        y = ix.fixed_point(fn, jnp.asarray([0.0, 0.7]), a, solver=solver).value
+        return y[1]
+
+    assert np.isnan(jax.grad(last)(1.0))
+
+
+def test_badly_scaled_but_regular_equations_are_fine():
+    """`diag(1, 1e-20)`: rows in different units."""
+    scales = jnp.asarray([1.0, 1e-20])
+    solve = solution(lambda y, a: scales * y - a, [0.0, 0.0], "auto")
+    a = jnp.asarray([2.0, 3e-20])
+    np.testing.assert_allclose(solve(a), [2, 3], rtol=1e-14)
+    np.testing.assert_allclose(jax.jacrev(solve)(a), np.diag([1, 1e20]), rtol=1e-14)
+    np.testing.assert_allclose(jax.jacfwd(solve)(a), np.diag([1, 1e20]), rtol=1e-14)
+
+
+def test_badly_scaled_unknowns_are_fine():
+    """Columns in different units: an unknown of the size 1e-20 beside one of size 1."""
+    M = jnp.asarray([[1.0, 1e20], [1.0, -1e20]])
+    solve = solution(lambda y, a: M @ y - a, [0.0, 0.0], "auto")
+    a = jnp.asarray([3.0, 1.0])
+    np.testing.assert_allclose(solve(a), [2, 1e-20], rtol=1e-12)
+    exact = np.array([[0.5, 0.5], [0.5e-20, -0.5e-20]])
+    np.testing.assert_allclose(jax.jacrev(solve)(a), exact, rtol=1e-12)
+
+
+class Liar(lx.AbstractLinearSolver):
+    """Solves, multiplies by a factor, and reports success."""
+
+    factor: float
+
+    def init(self, operator: Any, options: Any) -> Any:
+        return operator
+
+    def compute(self, state: Any, vector: Any, options: Any) -> Any:
+        x = lx.linear_solve(state, vector, lx.LU()).value
+        return (
+            jax.tree.map(lambda leaf: self.factor * leaf, x),
+            lx.RESULTS.successful,
+            {},
+        )
+
+    def transpose(self, state: Any, options: Any) -> Any:
+        return state.transpose(), options
+
+    def conj(self, state: Any, options: Any) -> Any:
+        return state.conj(), options
+
+    def assume_full_rank(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.05, float("nan")])
+def test_a_linear_solver_that_succeeds_wrongly_is_found_out(factor):
+    M = jnp.asarray([[3.0, 1.0], [0.5, 2.0]])
+    solve = solution(lambda y, a: M @ y - a, [0.0, 0.0], Liar(factor))
+    one = lambda a: jnp.sum(solve(a))
+    assert np.isnan(jax.grad(one)(jnp.ones(2))).all()
+
+
+@pytest.mark.parametrize("solver", [ix.Newton(), ix.Chord(), ix.Anderson()])
+def test_at_condition_number_1e8_the_gradient_is_as_good_as_it_can_be(solver):
+    """Both the forward solve and a reused factorisation are ill-conditioned here."""
+    J = np.array([[1.0, 1.0], [1.0, 1.0 + 4e-8]])
+    y = np.array([1.0, 2.0])
+    slope = J @ np.diag(1 + 0.2 * y)
+    exact = np.linalg.solve(slope.T, [1.0, 0.0])
+    # The inverse in closed form, for numpy's would be a solve of the same kind.
+    (p, q), (r, s) = slope
+    exact = np.array([s, -q]) / (p * s - q * r)
+    matrix = jnp.asarray(J)
+    fn = lambda z, a: matrix @ (z + 0.1 * z**2) - a
+
+    def first(a):
+        return ix.root(fn, jnp.asarray(y), a, solver=solver).value[0]
+
+    a = jnp.asarray(J @ (y + 0.1 * y**2))
+    np.testing.assert_allclose(jax.grad(first)(a), exact, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Picard", "Anderson", "Broyden", "Newton", "Chord"])
+@pytest.mark.parametrize("form", ["fixed_point", "root"])
+def test_running_off_to_infinity_is_not_convergence(name, form):
+    """`y = y + 0.3` has no solution; the residual, 0.3 everywhere, is no smaller for
+    being small beside an iterate of 1e14."""
+    solver = getattr(ix, name)()
+    y0 = jnp.asarray([0.5, 0.5])
+    if form == "fixed_point":
+        s = ix.fixed_point(
+            lambda y, a: y + a, y0, 0.3, solver=solver, on_failure="ignore"
+        )
+    else:
+        s = ix.root(lambda y, a: 0 * y - a, y0, 0.3, solver=solver, on_failure="ignore")
+    assert not bool(s.status == ix.Status.converged)
+
+
+@pytest.mark.parametrize("name", ["Picard", "Anderson", "Broyden", "Newton", "Chord"])
+def test_a_pole_is_not_a_root(name):
+    """At `y0 = 1/2` the residual is infinite, and so is its scale."""
+    s = ix.root(
+        lambda y, a: a / (y - 0.5),
+        jnp.asarray(0.5),
+        1.0,
+        solver=getattr(ix, name)(),
+        on_failure="ignore",
+    )
+    assert bool(s.status == ix.Status.non_finite)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_equations_in_huge_units_are_solved_or_refused(dtype):
+    """The squares in a norm overflow at 1e19 in float32 and 1e154 in float64."""
+    unit = {"float32": 1e25, "float64": 1e200}[dtype]
+    one, two = jnp.ones(2, dtype), jnp.full(2, 2, dtype)
+    s = ix.root(lambda y, a: unit * (y - a), one, two, on_failure="ignore")
+    if bool(s.status == ix.Status.converged):
+        np.testing.assert_allclose(s.value, 2, rtol=1e-6)
+
+
+@pytest.mark.parametrize("unit", [1e-12, 1e-60, 1e-170])
+def test_equations_in_tiny_units_are_solved_or_refused(unit):
+    s = ix.root(lambda y, a: unit * (y - a), jnp.asarray(1.0), 2.0, on_failure="ignore")
+    if bool(s.status == ix.Status.converged):
+        assert float(s.value) == pytest.approx(2, rel=1e-6)
+
+
+def test_unknowns_in_tiny_units_are_solved_or_refused():
+    s = ix.fixed_point(
+        lambda y, a: 0.5 * y + a, jnp.asarray(0.0), 1e-12, on_failure="ignore"
+    )
+    if bool(s.status == ix.Status.converged):
+        assert float(s.value) == pytest.approx(2e-12, rel=1e-6)
+
+
+@pytest.mark.parametrize("y0", [jnp.inf, -jnp.inf, jnp.nan])
+@pytest.mark.parametrize("solve", [ix.root, ix.fixed_point])
+def test_a_start_that_is_not_finite_is_caught_inside_jit(solve, y0):
+    s = jax.jit(lambda y: solve(lambda y, a: 0.5 * y - 1, y))(jnp.asarray(y0))
+    assert bool(s.status == ix.Status.non_finite)
+    assert np.isnan(s.value)
+
+
+@pytest.mark.parametrize(
+    ("F", "y"),
+    [
+        (lambda y, a: y + y**3 / 3 - a, 0.0),
+        (lambda y, a: y + jnp.sin(y) ** 3 - a, 0.0),
+        (lambda y, a: y + jnp.sin(y - 1) ** 2 * 0.9 - a - 0.6, jnp.pi / 4 + 1),
+    ],
+    ids=["cubic", "sine", "inflection"],
+)
+def test_a_certificate_is_not_ok_where_only_the_first_order_vanishes(F, y):
+    """Where `g'(y) delta = 0` the error bar is zero, however far the solution is."""
+    a = jnp.asarray(1.0)
+    solve = lambda a: ix.root(F, jnp.asarray(y), a).value
+    true = jax.grad(solve)(a)
+    c = ix.certify(lambda y, a: y, ix.Root(F), jnp.asarray(y), a)
+    error = abs(float(c.gradient - true)) / abs(float(true))
+    assert error > 0.1
+    assert not bool(c.ok)
+
+
+def test_a_solution_at_the_start_takes_no_step_and_has_its_derivatives():
+    """Newton then leaves no factorisation behind."""
+
+    def solve(a):
+        return ix.root(lambda y, a: y**2 - a, jnp.asarray(2.0), a).value
+
+    assert int(ix.root(lambda y, a: y**2 - a, jnp.asarray(2.0), 4.0).stats.steps) == 0
+    assert float(jax.grad(solve)(4.0)) == pytest.approx(1 / 4, rel=1e-12)
+    assert float(jax.hessian(solve)(4.0)) == pytest.approx(-1 / 32, rel=1e-10)
+
+
+def test_a_map_that_does_not_depend_on_y():
+    solve = lambda a: ix.fixed_point(lambda y, a: a**2, jnp.asarray(1.0), a).value
+    assert float(solve(3.0)) == 9
+    assert float(jax.grad(solve)(3.0)) == pytest.approx(6, rel=1e-14)
+
+
+def test_functions_that_differ_in_their_derivative_only_are_told_apart():
+    """The cache of compiled programs must not take one for the other."""
+
+    def scaled(k):
+        g = jax.custom_jvp(lambda x: x)
+        g.defjvp(lambda primals, tangents: (primals[0], k * tangents[0]))
+        return g
+
+    for k in (1.0, 2.0, 1.0):
+        g = scaled(k)
+        solve = lambda a, g=g: ix.root(lambda y, a: y - g(a), jnp.asarray(0.5), a).value
+        assert float(jax.grad(solve)(1.0)) == k
