@@ -14,6 +14,10 @@ one directional derivative of the gradient map is the error, to first order, and
 gradient corrected by it has an error of second order. What the adjoint's own linear
 residual `r = dl/dy - (dF/dy)^T u` contributes, `-(dF/da)^T (dF/dy)^-T r`, is added, so
 that rounding in an ill-conditioned adjoint shows too.
+
+Where `g'(y)` happens to vanish (an odd `F` at `y = 0`) a derivative alone would see no
+error at all. So the gradient is evaluated at `y + delta` too, and the error bar is the
+larger of the two: they agree wherever first order means anything.
 """
 
 from collections.abc import Callable
@@ -26,7 +30,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
-from ._conditions import close, split_arrays
+from ._conditions import Computation, Conditions, close, split_arrays, trace
 from ._linear import DENSE_LIMIT, LinearSolve
 from ._lu import factorise, materialise
 from ._problem import AbstractProblem
@@ -76,7 +80,7 @@ class Certificate(eqx.Module):
 def certify(
     loss: Callable[[Any, Any], Array],
     problem: AbstractProblem,
-    value: PyTree[Array],
+    value: PyTree,
     args: PyTree,
 ) -> Certificate:
     """Check the implicit gradient of `loss` at `value`, and put an error bar on it.
@@ -116,8 +120,7 @@ def certify(
             "problem must be ix.Root(F) or ix.FixedPoint(f): certify needs to know "
             f"which equation value solves. It is {problem!r}."
         )
-    closed = close(problem, value, args)
-    conditions, view, v = closed.conditions, closed.view, closed.v0
+    closed = close(problem, value, args, "value")
     constants, arrays = closed.inputs
     _, others = split_arrays(args)
     floating, fixed = eqx.partition(arrays, eqx.is_inexact_array)
@@ -128,26 +131,38 @@ def certify(
             "what the loss is to be differentiated with respect to through args."
         )
 
-    def combined(floating: PyTree[Array]) -> PyTree[Array]:
-        return eqx.combine(floating, fixed)
+    def real_loss(v: Vector, arrays: PyTree[Array]) -> Array:
+        y = closed.view.from_real(v)
+        return _check_loss(loss(y, eqx.combine(arrays, others)))
 
-    def real_loss(v: Vector, floating: PyTree[Array]) -> Array:
-        y = view.from_real(v)
-        return _check_loss(loss(y, eqx.combine(combined(floating), others)))
+    closed_loss, loss_constants = trace(Computation, real_loss, closed.v0, arrays)
+    return _certificate(
+        closed.conditions,
+        closed_loss,
+        closed.v0,
+        floating,
+        (constants, loss_constants, fixed),
+        problem.fixed_point,
+    )
 
-    def residual(v: Vector, floating: PyTree[Array]) -> Vector:
-        return conditions.residual(v, (constants, combined(floating)))
 
-    return _certificate(real_loss, residual, v, floating, problem.fixed_point)
-
-
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _certificate(
-    loss: Callable[[Vector, PyTree[Array]], Array],
-    residual: Callable[[Vector, PyTree[Array]], Vector],
+    conditions: Conditions,
+    closed_loss: Computation,
     v: Vector,
     args: PyTree[Array],
+    given: tuple[list[Array], list[Array], PyTree[Array]],
     fixed_point: bool,
 ) -> Certificate:
+    constants, loss_constants, fixed = given
+
+    def loss(v: Vector, args: PyTree[Array]) -> Array:
+        return closed_loss(v, (loss_constants, eqx.combine(args, fixed)))
+
+    def residual(v: Vector, args: PyTree[Array]) -> Vector:
+        return conditions.residual(v, (constants, eqx.combine(args, fixed)))
+
     here, product = jax.linearize(lambda v: residual(v, args), v)
     _, pullback = jax.vjp(lambda v: residual(v, args), v)
 
@@ -176,14 +191,16 @@ def _certificate(
     change = _tree.subtract(change, missing)
     corrected = _tree.add(g, change)
 
-    error, size = _modulus(change), _modulus(corrected)
+    moved = _tree.subtract(gradient(_tree.add(v, delta))[0], g)
+    error = jnp.maximum(_modulus(change), _modulus(_tree.subtract(moved, missing)))
+    size = _modulus(corrected)
     norm_by_y, norm_remainder = _tree.norm(by_y), _tree.norm(remainder)
     smallest = largest_singular_value(
         lambda x: solve(product, x), lambda x: solve.transposed(transposed, x), v
     )
     condition = largest_singular_value(product, transposed, v) * smallest
     condition = jnp.where(jnp.isfinite(condition), condition, jnp.inf)
-    relative = error / jnp.where(size > 0, size, 1)
+    relative = jnp.where(error > 0, error / size, 0)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     eps = jnp.finfo(condition.dtype).eps
     radius = None
@@ -229,11 +246,35 @@ def _parts(leaf: Array) -> tuple[Array, ...]:
 
 
 def _report(c: Certificate) -> str:
-    """What was checked, what holds, what does not, what to do."""
-    eps = float(jnp.finfo(c.condition_number.dtype).eps)
+    """What was checked, what holds, what does not, and what to do about the first."""
+    dtype = c.condition_number.dtype
+    eps = float(jnp.finfo(dtype).eps)
     condition, relative = float(c.condition_number), float(c.relative_gradient_error)
-    adjoint = float(c.adjoint_residual)
+    adjoint, residual = float(c.adjoint_residual), float(c.residual)
+    invertible = condition < 1 / (100 * eps)
+    # A cause comes before its effects: only the first failure gets advice.
     checks = [
+        (
+            "solution",
+            f"|F(y)| = {residual:.1e}, |y* - y| about {float(c.solution_error):.1e}",
+            bool(np.isfinite([residual, float(c.solution_error)]).all() or invertible),
+            "the conditions are not finite at the value given: solve again",
+        ),
+        (
+            "Jacobian",
+            f"condition number of dF/dy about {condition:.1e}"
+            + ("" if invertible else ": singular, or too close to it"),
+            invertible,
+            "the implicit function theorem needs an invertible dF/dy. Remove "
+            "duplicated equations and free directions; if there are none, "
+            f"{dtype} is too coarse for this conditioning",
+        ),
+        (
+            "adjoint",
+            f"relative residual {adjoint:.1e}",
+            adjoint <= eps**0.5,
+            "the adjoint system was not solved: scale the equations, or use float64",
+        ),
         (
             "gradient",
             f"relative error about {relative:.1e}",
@@ -241,34 +282,14 @@ def _report(c: Certificate) -> str:
             "tighten the solver's rtol/atol or raise max_steps; corrected_gradient has "
             "the square of this error where it is well below one",
         ),
-        (
-            "solution",
-            f"|F(y)| = {float(c.residual):.1e}, |y* - y| about "
-            f"{float(c.solution_error):.1e}",
-            bool(np.isfinite(c.solution_error)),
-            "the value is not finite, or dF/dy is singular at it",
-        ),
-        (
-            "Jacobian",
-            f"dF/dy is invertible: condition number about {condition:.1e}",
-            condition < 1 / (100 * eps),
-            "dF/dy is singular to working precision: the implicit function theorem "
-            "does not apply. Remove duplicated equations and free directions, or use "
-            "float64",
-        ),
-        (
-            "adjoint",
-            f"relative residual {adjoint:.1e}",
-            adjoint <= eps**0.5,
-            "the adjoint system was not solved: see the condition number, scale the "
-            "equations, or use float64",
-        ),
     ]
     lines = ["Certificate: " + ("ok" if bool(c.ok) else "NOT ok")]
+    advised = False
     for name, text, holds, advice in checks:
         lines.append(f"  {'ok ' if holds else 'NO '} {name:<9} {text}")
-        if not holds:
+        if not holds and not advised:
             lines.append(f"      {'':<9} -> {advice}")
+            advised = True
     if c.spectral_radius is not None:
         radius = float(c.spectral_radius)
         verdict = (

@@ -14,7 +14,7 @@ Three things happen here, once, so that no other room needs to know of them.
 """
 
 from collections.abc import Callable, Hashable
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -28,13 +28,15 @@ from . import _tree
 from ._problem import AbstractProblem
 from ._tree import Vector
 
+_Kind = TypeVar("_Kind", bound="Computation")
 
-class Conditions:
-    """`F(v, inputs) = 0` with `v` on the real view and everything else in `inputs`.
 
-    Calling it returns `(residual, aux_leaves)`. Two `Conditions` traced from the same
-    computation are equal and hash equally, so that a `jax.jit` which takes one as a
-    static argument compiles once per computation, not once per Python function.
+class Computation:
+    """A function of `v` (on the real view) and `inputs`, as a value.
+
+    Two of them traced from the same computation are equal and hash equally, so that a
+    `jax.jit` which takes one as a static argument compiles once per computation, not
+    once per Python function.
     """
 
     def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any):
@@ -43,20 +45,24 @@ class Conditions:
         self._key = (_structure(jaxpr), out_tree)
         self._hash = hash(self._key)
 
-    def __call__(self, v: Vector, inputs: PyTree[Array]) -> tuple[Vector, list[Array]]:
+    def __call__(self, v: Vector, inputs: PyTree[Array]) -> Any:
         constants, args = inputs
         leaves = jax.tree.leaves((v, args))
         out = jax.core.eval_jaxpr(self._jaxpr, constants, *leaves)
         return jax.tree.unflatten(self._out_tree, out)
 
-    def residual(self, v: Vector, inputs: PyTree[Array]) -> Vector:
-        return self(v, inputs)[0]
-
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Conditions) and self._key == other._key
+        return isinstance(other, Computation) and self._key == other._key
+
+
+class Conditions(Computation):
+    """`F(v, inputs) = 0`. Calling it returns `(residual, aux_leaves)`."""
+
+    def residual(self, v: Vector, inputs: PyTree[Array]) -> Vector:
+        return self(v, inputs)[0]
 
 
 class View(eqx.Module):
@@ -92,13 +98,26 @@ class Closed(eqx.Module):
     restore_aux: Callable[[list[Array]], Any] = eqx.field(static=True)
 
 
-def close(problem: AbstractProblem, y0: PyTree, args: PyTree) -> Closed:
+def trace(
+    kind: type[_Kind], fn: Callable[..., Any], v: Vector, arrays: PyTree[Array]
+) -> tuple[_Kind, list[Array]]:
+    """`fn(v, arrays)` as a `Computation`, and the arrays that it closes over."""
+    jaxpr, out_shape = jax.make_jaxpr(fn, return_shape=True)(v, arrays)
+    constants = [jnp.asarray(constant) for constant in jaxpr.consts]
+    return kind(jaxpr.jaxpr, jax.tree.structure(out_shape)), constants
+
+
+def close(
+    problem: AbstractProblem, y0: PyTree, args: PyTree, name: str = "y0"
+) -> Closed:
     """Trace `problem` at `y0`, `args` (arrays are inputs; all other leaves constants).
+
+    `name` is what error messages call `y0`.
 
     **Raises:** `TypeError` or `ValueError` for a `y0` that is empty, not floating, or
     not finite, and for an output of `fn` that does not match `y0`.
     """
-    y0 = check_unknown(y0)
+    y0 = check_unknown(y0, name)
     leaves, treedef = jax.tree.flatten(y0)
     view = View(treedef, tuple(leaf.dtype for leaf in leaves))
     arrays, others = split_arrays(args)
@@ -123,14 +142,12 @@ def close(problem: AbstractProblem, y0: PyTree, args: PyTree) -> Closed:
         return view.to_real(residual), [jnp.asarray(leaf) for leaf in aux_leaves]
 
     v0 = view.to_real(y0)
-    jaxpr, out_shape = jax.make_jaxpr(flat, return_shape=True)(v0, arrays)
-    constants = [jnp.asarray(constant) for constant in jaxpr.consts]
+    conditions, constants = trace(Conditions, flat, v0, arrays)
     aux_tree, aux_static = aux_others
 
     def restore_aux(leaves: list[Array]) -> Any:
         return eqx.combine(jax.tree.unflatten(aux_tree, leaves), aux_static)
 
-    conditions = Conditions(jaxpr.jaxpr, jax.tree.structure(out_shape))
     return Closed(conditions, v0, (constants, arrays), view, restore_aux)
 
 
@@ -149,16 +166,16 @@ def split_arrays(args: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(jax.tree.map(promote, args), eqx.is_array)
 
 
-def check_unknown(y0: PyTree) -> PyTree[Array]:
-    """`y0` with its leaves as arrays, or an error that says what is wrong with it."""
+def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
+    """`y0` with its leaves as arrays, or an error (calling it `name`) that says why not."""
     if not jax.tree.leaves(y0):
         raise ValueError(
-            f"y0 is empty: {y0!r} has no array leaves, so there is nothing to solve "
-            "for. Pass an initial guess with at least one number."
+            f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "
+            "solve for. Pass at least one number."
         )
 
     def check(path: Any, leaf: Any) -> Array:
-        where = f"y0{jax.tree_util.keystr(path)}"
+        where = f"{name}{jax.tree_util.keystr(path)}"
         if not eqx.is_array_like(leaf):
             raise TypeError(
                 f"{where} must be an array of floats, and it is a "
@@ -169,17 +186,16 @@ def check_unknown(y0: PyTree) -> PyTree[Array]:
             raise TypeError(
                 f"{where} must have a floating or complex dtype, and it has "
                 f"{leaf.dtype}. Solutions are real numbers: pass for example "
-                "jnp.asarray(y0, dtype=float)."
+                f"jnp.asarray({name}, dtype=float)."
             )
         if leaf.size == 0:
             raise ValueError(
-                f"{where} is empty: its shape is {leaf.shape}. Pass an initial guess "
-                "with at least one number."
+                f"{where} is empty: its shape is {leaf.shape}. Pass at least "
+                "one number."
             )
         if not _tree.traced(leaf) and not np.isfinite(np.asarray(leaf)).all():
             raise ValueError(
-                f"{where} is not finite: it holds NaN or infinity. Pass a finite "
-                "initial guess."
+                f"{where} is not finite: it holds NaN or infinity. Pass finite numbers."
             )
         return jax.lax.convert_element_type(leaf, leaf.dtype)  # drops weak types
 

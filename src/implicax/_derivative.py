@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree
@@ -20,6 +19,7 @@ from ._linear import LinearSolve, Product
 from ._system import System
 from ._tree import Vector
 from .solvers import AbstractSolver, Picard
+from .solvers._base import fraction
 from .solvers._newton import check_linear_solver
 
 
@@ -136,7 +136,7 @@ class Phantom(AbstractDerivative):
     """
 
     steps: int = eqx.field(static=True)
-    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray)
+    damping: Float[Array, ""] = eqx.field(converter=fraction("damping"))
 
     def __check_init__(self):
         _check_count("steps", self.steps)

@@ -1,5 +1,6 @@
 """`fixed_point` and `root`: one path for all problems, solvers and derivatives."""
 
+import numbers
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -19,6 +20,9 @@ from ._tree import Vector
 from .solvers import AbstractSolver, Anderson, Newton
 
 OnFailure = Literal["raise", "ignore"]
+
+#: Steps are counted in the dtype of the residual norm: float32 counts to here.
+MAX_STEPS = 2**24
 
 
 def fixed_point(
@@ -128,7 +132,8 @@ def _solve(
     on_failure: OnFailure,
 ) -> Solution:
     derivative = Implicit() if derivative is None else derivative
-    _check_options(solver, derivative, max_steps, on_failure)
+    max_steps = _check_options(solver, derivative, max_steps, on_failure)
+    max_steps = int(max_steps)
     closed = close(problem, y0, args)
     kind = problem.fixed_point
     # The iterations see no tangents: outside `jit` this makes the run concrete even
@@ -208,7 +213,11 @@ def _check_options(
             "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
             f"{derivative!r}."
         )
-    if not isinstance(max_steps, int) or isinstance(max_steps, bool) or max_steps < 1:
-        raise ValueError(f"max_steps must be a positive integer, not {max_steps!r}.")
+    integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
+    if not (integral and 1 <= max_steps <= MAX_STEPS):
+        raise ValueError(
+            f"max_steps must be an integer between 1 and {MAX_STEPS}, not "
+            f"{max_steps!r}."
+        )
     if on_failure not in ("raise", "ignore"):
         raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")

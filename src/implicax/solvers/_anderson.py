@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .. import _tree
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, tolerance
+from ._base import AbstractSolver, State, fraction, tolerance
 from ._ring import check_history, combine, empty_ring, project, store
 
 #: A residual this much above the best since the last restart forgets the history.
@@ -49,7 +49,7 @@ class Anderson(AbstractSolver):
     """
 
     history: int = eqx.field(static=True, default=5)
-    mixing: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    mixing: Float[Array, ""] = eqx.field(converter=fraction("mixing"), default=1.0)
     ridge: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)

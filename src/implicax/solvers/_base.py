@@ -1,6 +1,7 @@
 """What every solver is: `init`, `step`, a convergence test, and two tolerances."""
 
 import abc
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -57,18 +58,39 @@ def tolerance(value: Any) -> Float[Array, ""] | None:
     """A tolerance as an array (so that a new one does not recompile), checked."""
     if value is None:
         return None
-    if isinstance(value, bool) or not eqx.is_array_like(value) or jnp.ndim(value) != 0:
+    if (
+        isinstance(value, bool)
+        or not eqx.is_array_like(value)
+        or jnp.ndim(value) != 0
+        or jnp.iscomplexobj(value)
+    ):
         raise TypeError(
-            "Tolerances must be single numbers (or None for the default), not "
+            "Tolerances must be single real numbers (or None for the default), not "
             f"{value!r}."
         )
-    value = jnp.asarray(value, dtype=jnp.result_type(float))
+    # Checked before conversion: under `jit` even a constant becomes a tracer by that.
     if not _tree.traced(value) and not value >= 0:
         raise ValueError(
             f"Tolerances must not be negative, and one is {value}. Use rtol=0 to "
             "switch a test off."
         )
-    return value
+    return jnp.asarray(value, dtype=jnp.result_type(float))
+
+
+def fraction(name: str) -> Callable[[Any], Float[Array, ""]]:
+    """A converter for a positive number called `name`."""
+
+    def convert(value: Any) -> Float[Array, ""]:
+        if isinstance(value, bool) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
+            raise TypeError(f"{name} must be a single real number, not {value!r}.")
+        if not _tree.traced(value) and not value > 0:
+            raise ValueError(
+                f"{name} must be positive, and it is {value}: less than one damps, one "
+                "is the plain step."
+            )
+        return jnp.asarray(value, dtype=jnp.result_type(float))
+
+    return convert
 
 
 class AbstractSolver(eqx.Module):
@@ -109,7 +131,8 @@ class AbstractSolver(eqx.Module):
     def meets(self, state: State, point: Point) -> Bool[Array, ""]:
         """Whether `point` meets the tolerances of the solve that `state` belongs to."""
         dtype = point.norm.dtype
-        default = _tree.coarsest_eps(point.y) ** (2 / 3)
+        eps = _tree.coarsest_eps(point.y)
+        default = eps ** (2 / 3)
         rtol = default if self.rtol is None else self.rtol.astype(dtype)
         atol = default * state.first_norm
         if self.atol is not None:
@@ -117,7 +140,10 @@ class AbstractSolver(eqx.Module):
         small = point.norm <= atol + rtol * point.scale
         near = point.scale <= 10 * (state.first_scale + state.first_norm)
         real = jnp.isfinite(point.norm) & jnp.isfinite(point.scale)
-        return small & real & (near | (point.norm <= 0.1 * state.first_norm))
+        # Far out, the residual must have fallen, and by more than what rounds away there.
+        fallen = point.norm <= 0.1 * state.first_norm
+        visible = eps * point.scale < state.first_norm
+        return small & real & (near | (fallen & visible))
 
     def why_stuck(self, state: State) -> Status:
         """What keeps the solver from going on, where it did not converge."""

@@ -1,14 +1,13 @@
 """Plain fixed-point iteration."""
 
 import equinox as eqx
-import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _tree
 from .._linear import Contraction
 from .._system import System
 from .._tree import Vector
-from ._base import AbstractSolver, State, tolerance
+from ._base import AbstractSolver, State, fraction, tolerance
 
 
 class Picard(AbstractSolver):
@@ -25,7 +24,7 @@ class Picard(AbstractSolver):
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
     """
 
-    damping: Float[Array, ""] = eqx.field(converter=jnp.asarray, default=1.0)
+    damping: Float[Array, ""] = eqx.field(converter=fraction("damping"), default=1.0)
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
