@@ -167,7 +167,7 @@ def split_arrays(args: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
-    """`y0` with its leaves as arrays, or an error (calling it `name`) that says why not."""
+    """`y0`, called `name`, with its leaves as arrays, or an error that says why not."""
     if not jax.tree.leaves(y0):
         raise ValueError(
             f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "

@@ -132,7 +132,7 @@ def _solve(
     on_failure: OnFailure,
 ) -> Solution:
     derivative = Implicit() if derivative is None else derivative
-    max_steps = _check_options(solver, derivative, max_steps, on_failure)
+    _check_options(solver, derivative, max_steps, on_failure)
     max_steps = int(max_steps)
     closed = close(problem, y0, args)
     kind = problem.fixed_point
@@ -214,7 +214,7 @@ def _check_options(
             f"{derivative!r}."
         )
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
-    if not (integral and 1 <= max_steps <= MAX_STEPS):
+    if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
         raise ValueError(
             f"max_steps must be an integer between 1 and {MAX_STEPS}, not "
             f"{max_steps!r}."

@@ -140,7 +140,7 @@ class AbstractSolver(eqx.Module):
         small = point.norm <= atol + rtol * point.scale
         near = point.scale <= 10 * (state.first_scale + state.first_norm)
         real = jnp.isfinite(point.norm) & jnp.isfinite(point.scale)
-        # Far out, the residual must have fallen, and by more than what rounds away there.
+        # Far out, the residual must have fallen, by more than what rounds away there.
         fallen = point.norm <= 0.1 * state.first_norm
         visible = eps * point.scale < state.first_norm
         return small & real & (near | (fallen & visible))
