@@ -31,7 +31,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
 from ._conditions import Computation, Conditions, close, split_arrays, trace
-from ._linear import DENSE_LIMIT, LinearSolve
+from ._linear import DENSE_LIMIT, Auto, LinearSolve
 from ._lu import factorise, materialise
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
@@ -171,7 +171,7 @@ def _certificate(
 
     dense = _tree.size(v) <= DENSE_LIMIT
     factor = factorise(materialise(product, v)) if dense else None
-    solve = LinearSolve("auto", factor, fixed_point)
+    solve = LinearSolve(Auto(), factor, fixed_point)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
         """`g(v)` and the adjoint `u`."""
@@ -200,7 +200,7 @@ def _certificate(
     )
     condition = largest_singular_value(product, transposed, v) * smallest
     condition = jnp.where(jnp.isfinite(condition), condition, jnp.inf)
-    relative = jnp.where(error > 0, error / size, 0)
+    relative = jnp.where(error == 0, 0, error / size)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     eps = jnp.finfo(condition.dtype).eps
     radius = None
@@ -251,23 +251,29 @@ def _report(c: Certificate) -> str:
     eps = float(jnp.finfo(dtype).eps)
     condition, relative = float(c.condition_number), float(c.relative_gradient_error)
     adjoint, residual = float(c.adjoint_residual), float(c.residual)
+    distance = float(c.solution_error)
     invertible = condition < 1 / (100 * eps)
+    if np.isfinite(condition):
+        verdict = f"too ill-conditioned for {dtype}"
+        remedy = "scale the equations and the unknowns, or use float64"
+    else:
+        verdict = "singular to working precision"
+        remedy = "remove duplicated equations and free directions"
     # A cause comes before its effects: only the first failure gets advice.
     checks = [
         (
             "solution",
-            f"|F(y)| = {residual:.1e}, |y* - y| about {float(c.solution_error):.1e}",
-            bool(np.isfinite([residual, float(c.solution_error)]).all() or invertible),
-            "the conditions are not finite at the value given: solve again",
+            f"|F(y)| = {residual:.1e}"
+            + (f", |y* - y| about {distance:.1e}" if np.isfinite(distance) else ""),
+            bool(np.isfinite(residual) and (np.isfinite(distance) or not invertible)),
+            "fn is not finite at the value given: solve again, from elsewhere",
         ),
         (
             "Jacobian",
             f"condition number of dF/dy about {condition:.1e}"
-            + ("" if invertible else ": singular, or too close to it"),
+            + ("" if invertible else f": {verdict}"),
             invertible,
-            "the implicit function theorem needs an invertible dF/dy. Remove "
-            "duplicated equations and free directions; if there are none, "
-            f"{dtype} is too coarse for this conditioning",
+            f"the implicit function theorem needs an invertible dF/dy: {remedy}",
         ),
         (
             "adjoint",

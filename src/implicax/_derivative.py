@@ -15,12 +15,12 @@ from . import _tree
 from ._conditions import Conditions
 from ._implicit import attach
 from ._iterate import Outcome
-from ._linear import LinearSolve, Product
+from ._linear import LinearSolve, linear_solver
+from ._lu import Product
 from ._system import System
 from ._tree import Vector
 from .solvers import AbstractSolver, Picard
 from .solvers._base import fraction
-from .solvers._newton import check_linear_solver
 
 
 class AbstractDerivative(eqx.Module):
@@ -54,7 +54,7 @@ class Implicit(AbstractDerivative):
       wrong derivative.
     """
 
-    linear_solver: Any = eqx.field(converter=check_linear_solver, default="auto")
+    linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
 
     def attach(self, conditions, fixed_point, solver, outcome, inputs):
         solve = LinearSolve(self.linear_solver, outcome.inverse, fixed_point)

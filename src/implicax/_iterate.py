@@ -146,10 +146,12 @@ def iterate(
     status = Status.max_steps_reached
     for holds, verdict in endings(last, ledger.steps - ledger.lowest_at):
         status = Status.where(holds, verdict, status)
-    # What the solver knows of its trouble says more than the symptoms do.
+    # What the solver knows of its trouble says more than the symptoms do; and a step by
+    # a singular Jacobian leads to *a* solution at best, one of many.
     why = solver.why_stuck(last)
-    known = last.stuck | ((why == Status.singular) & (ledger.steps > 0))
-    status = Status.where(known & ~converged, why, status)
+    singular = (why == Status.singular) & (ledger.steps > 0)
+    status = Status.where(last.stuck & ~converged | singular, why, status)
+    converged = status == Status.converged
     stats = Stats(
         ledger.steps.astype(jnp.int32),
         last.evaluations,

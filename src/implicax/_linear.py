@@ -30,13 +30,31 @@ import lineax as lx
 from jaxtyping import Array, Bool, Float
 
 from . import _tree
-from ._lu import Factor, Product, eliminate, materialise
+from ._lu import Factor, Product, augment, eliminate, materialise
 from ._tree import Vector
 
 #: Largest number of real unknowns for which `auto` forms the Jacobian.
 DENSE_LIMIT = 4096
 #: Below this a dense factorisation beats any iteration (measured on CPU).
 SMALL = 40
+
+
+class Auto(eqx.Module):
+    """The choice `"auto"`, as a module: a solver that holds it passes through `jit`."""
+
+    def __repr__(self) -> str:
+        return "'auto'"
+
+
+def linear_solver(choice: Any) -> Any:
+    """`"auto"` or a lineax solver, or an error that says so."""
+    if isinstance(choice, Auto) or (isinstance(choice, str) and choice == "auto"):
+        return Auto()
+    if isinstance(choice, lx.AbstractLinearSolver):
+        return choice
+    raise ValueError(
+        f"linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not {choice!r}."
+    )
 
 
 class Contraction(eqx.Module):
@@ -114,7 +132,7 @@ def _refine(
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
-    - `choice`: `"auto"` or a `lineax.AbstractLinearSolver`.
+    - `choice`: `Auto()` or a `lineax.AbstractLinearSolver`.
     - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
     """
@@ -128,20 +146,24 @@ class LinearSolve(eqx.Module):
 
         `product` is linear and may be differentiated; the solution procedure is not.
         """
-        return jax.lax.custom_linear_solve(
-            product,
-            b,
-            solve=lambda product, b: self._solve(product, b, False),
-            transpose_solve=lambda product, b: self._solve(product, b, True),
-        )
+        return self._bind(product, b, False)
 
     def transposed(self, product: Product, b: Vector) -> Vector:
         """`u` with `product(u) = b` where `product` multiplies by `J^T`."""
+        return self._bind(product, b, True)
+
+    def _bind(self, product: Product, b: Vector, transposed: bool) -> Vector:
+        if len(jax.tree.leaves(b)) > 1:
+            # One vector: `custom_linear_solve` has no reverse mode where a piece of `b`
+            # is a constant zero, and it is where `args` do not enter those conditions.
+            flat, unravel = _tree.ravel(b)
+            t = self._bind(lambda t: _flat(product(unravel(t))), flat, transposed)
+            return unravel(t)
         return jax.lax.custom_linear_solve(
             product,
             b,
-            solve=lambda product, b: self._solve(product, b, True),
-            transpose_solve=lambda product, b: self._solve(product, b, False),
+            solve=lambda product, b: self._solve(product, b, transposed),
+            transpose_solve=lambda product, b: self._solve(product, b, not transposed),
         )
 
     def _solve(self, product: Product, b: Vector, transposed: bool) -> Vector:
@@ -151,7 +173,7 @@ class LinearSolve(eqx.Module):
         )
 
     def _answer(self, product: Product, b: Vector, transposed: bool) -> _Answer:
-        if self.choice != "auto":
+        if not isinstance(self.choice, Auto):
             solver = self.choice
             return _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
         inverse = self.inverse
@@ -191,18 +213,24 @@ class LinearSolve(eqx.Module):
         return jax.lax.while_loop(lambda answer: ~answer.there, fall_back, first)
 
 
+def _flat(x: Vector) -> Vector:
+    return _tree.ravel(x)[0]
+
+
 def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Form the matrix (times `one`), eliminate, check."""
     flat, unravel = _tree.ravel(b)
-    elimination = eliminate(materialise(product, b, one), flat)
-    solution = unravel(elimination.solution)
-    norm = _tree.largest(_tree.subtract(b, product(solution)))
-    # Backward stability: |r| is of the size of eps |J| |t|, in each row in its own
-    # units; the worst row bounds them all (Higham, ch. 9).
-    eps, n = _tree.coarsest_eps(b), flat.size
-    size = jnp.max(elimination.scale) * _tree.largest(solution)
-    small = norm <= jnp.maximum(eps**0.5 * _tree.largest(b), n * eps * size)
-    return _Answer(solution, jnp.ones((), bool), small & ~elimination.singular)
+    augmented, scale = augment(materialise(product, b, one), flat)
+    elimination = eliminate(augmented, scale)
+    t = elimination.solution
+    # The residual of the very matrix that was eliminated: where `b` is itself a rounding
+    # error, the compiler might compute it anew for another use, and round differently.
+    remainder = augmented @ jnp.append(-t, jnp.ones((), t.dtype))
+    # Rows are scaled to one: backward stability means |r| ~ n eps |t| (Higham, ch. 9).
+    eps, bound = _tree.coarsest_eps(b), _tree.largest(flat / scale)
+    bound = jnp.maximum(eps**0.5 * bound, flat.size * eps * _tree.largest(t))
+    small = _tree.largest(remainder) <= bound
+    return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
 
 
 def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:

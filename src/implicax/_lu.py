@@ -91,10 +91,19 @@ class Elimination(eqx.Module):
         return Factor(self.lu[:, :-1], permutation, self.scale)
 
 
-def eliminate(matrix: Float[Array, "n n"], b: Float[Array, " n"]) -> Elimination:
+def augment(
+    matrix: Float[Array, "n n"], b: Float[Array, " n"]
+) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
+    """`D^-1 [J, b]` and the diagonal of `D`."""
     scale = _row_scale(matrix)
-    both = jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None]
-    lu, pivots, _ = jax.lax.linalg.lu(both)
+    return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
+
+
+def eliminate(
+    augmented: Float[Array, "n n+1"], scale: Float[Array, " n"]
+) -> Elimination:
+    """Gauss' elimination of what `augment` returned."""
+    lu, pivots, _ = jax.lax.linalg.lu(augmented)
     return Elimination(lu, pivots, scale)
 
 

@@ -216,7 +216,7 @@ def _check_options(
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
     if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
         raise ValueError(
-            f"max_steps must be an integer between 1 and {MAX_STEPS}, not "
+            f"max_steps must be a positive integer up to {MAX_STEPS}, not "
             f"{max_steps!r}."
         )
     if on_failure not in ("raise", "ignore"):

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from . import _tree
-from ._linear import Product
+from ._lu import Product
 from ._tree import Vector
 
 #: Rounds of (inverse) power iteration: a few per cent of accuracy on most spectra.

@@ -65,7 +65,7 @@ def tolerance(value: Any) -> Float[Array, ""] | None:
         or jnp.iscomplexobj(value)
     ):
         raise TypeError(
-            "Tolerances must be single real numbers (or None for the default), not "
+            "Tolerances must be single numbers (real, or None for the default), not "
             f"{value!r}."
         )
     # Checked before conversion: under `jit` even a constant becomes a tracer by that.

@@ -8,25 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .. import _tree
-from .._linear import DENSE_LIMIT, LinearSolve
-from .._lu import Elimination, Factor, eliminate, factorise, materialise
+from .._linear import DENSE_LIMIT, Auto, LinearSolve, linear_solver
+from .._lu import Elimination, Factor, augment, eliminate, factorise, materialise
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
 from ._search import backtrack
-
-
-def check_linear_solver(choice: Any) -> Any:
-    """`"auto"` or a lineax solver, or an error that says so."""
-    import lineax as lx
-
-    if isinstance(choice, lx.AbstractLinearSolver) or choice == "auto":
-        return choice
-    raise ValueError(
-        "linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not "
-        f"{choice!r}."
-    )
 
 
 class Newton(AbstractSolver):
@@ -46,14 +34,14 @@ class Newton(AbstractSolver):
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
     """
 
-    linear_solver: Any = eqx.field(converter=check_linear_solver, default="auto")
+    linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
     line_search: bool = eqx.field(static=True, default=True)
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
 
     def _dense(self, y: Vector) -> bool:
-        auto = isinstance(self.linear_solver, str)
+        auto = isinstance(self.linear_solver, Auto)
         return auto and _tree.size(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
@@ -65,7 +53,7 @@ class Newton(AbstractSolver):
         _, product = jax.linearize(system.residual, point.y)
         if self._dense(point.y):
             flat, unravel = _tree.ravel(point.residual)
-            elimination = eliminate(materialise(product, point.y), flat)
+            elimination = eliminate(*augment(materialise(product, point.y), flat))
             correction = unravel(elimination.solution)
         else:
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
