@@ -110,7 +110,7 @@ class ClosedForm:
 
     def hessian(self, t: np.ndarray) -> np.ndarray:
         """`d^2 loss / dt^2`, by differences of the closed-form gradient."""
-        return central(self.gradient, t, 1e-3)
+        return central(self.gradient, t, 5e-4)
 
     def _affine(self, z: np.ndarray, args: Any) -> np.ndarray:
         affine = args["W"] @ z + _row(args["x"])

@@ -7,7 +7,7 @@ is not holomorphic, a matrix `C` that multiplies the conjugate:
     fixed point   z = tanh(W z + C conj(z) + x)
     root          0 = z + q(z) / 4 - W z - C conj(z) - x
 
-with `q(z) = z^3`, and `z^2 conj(z)` in the variant that is not holomorphic. The matrices
+with `q(z) = z^3`, or `z^2 conj(z)` in the variant that is not holomorphic. The matrices
 are small enough for plain iteration to converge on both, at a rate of about one half.
 """
 

@@ -174,3 +174,17 @@ def test_aux_is_differentiable(mode):
     came = quick_jit(lambda a: (jax.grad(volume)(a), mode(jax.grad(volume))(a)))(2.0)
     expected = (jax.grad(formula)(2.0), mode(jax.grad(formula))(2.0))
     assert relative_error(came, expected) <= 1e-9
+
+
+@pytest.mark.parametrize("leaf", ["u", "v"])
+@pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
+def test_arguments_that_enter_some_conditions_only(mode, leaf):
+    """`u^2 = a` and `v = u^3`: the second equation does not see `a`."""
+    start = {"u": jnp.asarray(1.0), "v": jnp.asarray(1.0)}
+
+    def conditions(y, a):
+        return {"u": y["u"] ** 2 - a, "v": y["v"] - y["u"] ** 3}
+
+    came = quick_jit(mode(lambda a: ix.root(conditions, start, a).value[leaf]))(2.0)
+    expected = {"u": 0.5 * 2.0**-0.5, "v": 1.5 * 2.0**0.5}[leaf]
+    assert relative_error(came, expected) <= 1e-9
