@@ -15,7 +15,7 @@ primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem
 	$(BIN)/python -m implicax primer
 
 test: $(VENV)/.test  ## Run the tests
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 lint: $(VENV)/.lint  ## Check style and types
 	$(BIN)/ruff check .

@@ -1,0 +1,253 @@
+"""The programs that come out: no callbacks, stored, small, and not compiled twice."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.extend import core as jex_core
+
+import implicax as ix
+
+from .problems import KINDS, SOLVERS, make, quick_jit
+
+
+def primitives(value):
+    """The names of all primitives in a jaxpr, those of its sub-jaxprs included."""
+    if isinstance(value, jex_core.ClosedJaxpr):
+        value = value.jaxpr
+    if isinstance(value, jex_core.Jaxpr):
+        for equation in value.eqns:
+            yield equation.primitive.name
+            yield from primitives(tuple(equation.params.values()))
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from primitives(item)
+
+
+def callbacks(fn, *args):
+    return {name for name in primitives(jax.make_jaxpr(fn)(*args)) if "callb" in name}
+
+
+#: `y = 0.3 sin(y) + a`, as a fixed point and as a root.
+MAPS = {
+    "fixed_point": lambda y, a: 0.3 * jnp.sin(y) + a,
+    "root": lambda y, a: y - 0.3 * jnp.sin(y) - a,
+}
+
+
+def loss_of(kind, solver=None, size=3):
+    call, start = getattr(ix, kind), jnp.zeros(size)
+    return lambda a: jnp.sum(call(MAPS[kind], start, a, solver=solver).value ** 2)
+
+
+CALLS = [(kind, name) for kind in KINDS for name in ("default", *SOLVERS)]
+TRANSFORMATIONS = {
+    "value": lambda f: f,
+    "gradient": jax.grad,
+    "tangent": jax.jacfwd,
+    "hessian": jax.hessian,
+    "vmap": lambda f: lambda a: jax.vmap(jax.grad(f))(jnp.stack([a, 2 * a])),
+}
+
+
+@pytest.mark.parametrize("transformation", TRANSFORMATIONS)
+@pytest.mark.parametrize(("kind", "name"), CALLS)
+def test_no_callback(kind, name, transformation):
+    loss = loss_of(kind, SOLVERS.get(name))
+    assert callbacks(TRANSFORMATIONS[transformation](loss), jnp.ones(3)) == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_callback_beyond_the_dense_limit(kind):
+    loss = loss_of(kind, size=5000)
+    assert callbacks(jax.grad(loss), jnp.ones(5000)) == set()
+
+
+def test_no_callback_in_a_certificate():
+    problem = ix.FixedPoint(MAPS["fixed_point"])
+    certify = lambda y, a: ix.certify(lambda y, a: jnp.sum(y), problem, y, a)
+    assert callbacks(certify, jnp.zeros(3), jnp.ones(3)) == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_callback_in_what_the_compiler_gets(kind):
+    """Whatever the jaxpr's walk might miss would be a custom call here."""
+    gradient = jax.grad(loss_of(kind))
+    assert "callback" not in jax.jit(gradient).lower(jnp.ones(3)).as_text()
+
+
+def test_a_callback_would_be_found():
+    """The same search, on a program with one deep inside."""
+
+    def noisy(y, a):
+        jax.debug.callback(lambda: None)
+        return 0.3 * jnp.sin(y) + a
+
+    loss = lambda a: jnp.sum(ix.fixed_point(noisy, jnp.zeros(3), a).value)
+    assert callbacks(loss, jnp.ones(3)) != set()
+    assert "callback" in jax.jit(loss).lower(jnp.ones(3)).as_text()
+
+
+STORE = """
+import json, os
+import jax, jax.numpy as jnp
+import implicax as ix
+
+def silent(a):
+    return jnp.sum(ix.{kind}(lambda y, a: 0.3 * y - a, jnp.zeros(3), a).value)
+
+def noisy(a):
+    jax.debug.callback(lambda: None)
+    return silent(a)
+
+def gradient(a): return jax.grad(silent)(a)
+def control(a): return jax.grad(noisy)(a)
+
+a = jnp.ones(3)
+print(json.dumps(jax.jit(gradient)(a).tolist()))
+jax.jit(control)(a)
+"""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gradient_is_stored_by_the_persistent_cache(kind, tmp_path):
+    """And read back by a second process, which stores nothing new."""
+    environment = {
+        **os.environ,
+        "JAX_COMPILATION_CACHE_DIR": str(tmp_path),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+    }
+
+    def run():
+        process = subprocess.run(
+            [sys.executable, "-c", STORE.format(kind=kind)],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        stored = {file.name for file in tmp_path.iterdir()}
+        return json.loads(process.stdout), {
+            name for name in stored if name.endswith("-cache")
+        }
+
+    first, stored = run()
+    assert any(name.startswith("jit_gradient-") for name in stored)
+    # What holds a callback is not stored: so the line above does say something.
+    assert not any(name.startswith("jit_control-") for name in stored)
+    second, again = run()
+    assert second == first
+    assert again == stored
+
+
+def temporary_bytes(kind, derivative, max_steps):
+    case = make(kind, "float64")
+    call = getattr(ix, kind)
+
+    def loss(args):
+        solution = call(
+            case.fn, case.start(), args, max_steps=max_steps, derivative=derivative
+        )
+        return case.loss(solution.value)
+
+    compiled = quick_jit(jax.grad(loss)).lower(case.args).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_memory_of_the_reverse_pass_is_free_of_the_steps(kind):
+    assert temporary_bytes(kind, None, 10) == temporary_bytes(kind, None, 10_000)
+
+
+def test_memory_of_unrolling_is_not():
+    """The same measurement, on a derivative that stores every iterate."""
+    few = temporary_bytes("fixed_point", ix.Unrolled(), 10)
+    assert temporary_bytes("fixed_point", ix.Unrolled(), 10_000) > 100 * few
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_jit_returns_a_solution(kind):
+    case = make(kind, "float64")
+    call = getattr(ix, kind)
+    solution = jax.jit(lambda args: call(case.fn, case.start(), args))(case.args)
+    assert isinstance(solution, ix.Solution)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(solution))
+    assert bool(solution.status == ix.Status.converged)
+    assert ix.Status[solution.status] == "The residual met the tolerances."
+    assert repr(solution).startswith("Solution: converged")
+
+
+def test_vmap_returns_a_batch_of_solutions():
+    solve = lambda a: ix.root(lambda y, a: y**2 - a, jnp.asarray(1.0), a)
+    solution = jax.jit(jax.vmap(solve))(jnp.asarray([1.0, 4.0, 9.0]))
+    assert jnp.allclose(solution.value, jnp.asarray([1.0, 2.0, 3.0]), rtol=1e-10)
+    assert solution.stats.steps.shape == (3,)
+    assert jnp.all(solution.status == ix.Status.converged)
+
+
+TOLERANCES = [(name, key) for name in SOLVERS for key in ("rtol", "atol")]
+
+
+@pytest.mark.parametrize(("name", "key"), TOLERANCES)
+def test_a_new_tolerance_does_not_trace_again(name, key):
+    """Inside a compiled function, where the tolerance is one of its arguments."""
+    traces = []
+
+    other = {"rtol": "atol", "atol": "rtol"}[key]
+
+    @quick_jit
+    def solve(value):
+        traces.append(value)
+        solver = type(SOLVERS[name])(**{key: value, other: 0.0})
+        return ix.fixed_point(MAPS["fixed_point"], jnp.zeros(2), 1.0, solver=solver)
+
+    loose, tight = solve(1e-1), solve(1e-9)
+    assert len(traces) == 1
+    assert loose.stats.steps < tight.stats.steps
+
+
+def compilations(caplog, call):
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        call()
+    return [r.message for r in caplog.records if r.message.startswith("Compiling ")]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_tolerance_does_not_compile_again_outside_jit(kind, caplog):
+    """Nor do a new argument and a new lambda that computes the same."""
+    solver = {"fixed_point": ix.Anderson, "root": ix.Newton}[kind]
+
+    def solve(a, **options):
+        fn = lambda y, a: MAPS[kind](y, a)
+        start = jnp.zeros(2)
+        return getattr(ix, kind)(fn, start, a, solver=solver(**options)).value
+
+    def gradient(a, **options):
+        return jax.grad(lambda a: jnp.sum(solve(a, **options)))(a)
+
+    first, second = jnp.asarray([1.0, 2.0]), jnp.asarray([3.0, 4.0])
+    for call in (solve, gradient):
+        assert compilations(caplog, lambda f=call: f(first, rtol=1e-5, atol=1e-5))
+        again = lambda f=call: f(second, rtol=1e-7, atol=1e-9)
+        assert compilations(caplog, again) == []
+    # A static option does.
+    assert compilations(caplog, lambda: solve(first, rtol=1e-5, record_history=True))
+
+
+def test_gradient_descent_in_a_scan():
+    """jit of scan of jit of grad: `a` with `sqrt(a) = 1.2`, found by descent."""
+    solution = lambda a: ix.root(lambda y, a: y**2 - a, jnp.asarray(1.0), a).value
+    gradient = jax.jit(jax.grad(lambda a: (solution(a) - 1.2) ** 2))
+
+    @jax.jit
+    def descend(a):
+        return jax.lax.scan(lambda a, _: (a - gradient(a), None), a, length=60)[0]
+
+    assert abs(float(descend(jnp.asarray(2.0))) - 1.44) <= 1e-9
