@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import implicax as ix
+from implicax._lu import augment, eliminate, factorise
 
 LINEAR_SOLVERS = {
     "auto": "auto",
@@ -274,3 +275,17 @@ def test_functions_that_differ_in_their_derivative_only_are_told_apart():
         g = scaled(k)
         solve = lambda a, g=g: ix.root(lambda y, a: y - g(a), jnp.asarray(0.5), a).value
         assert float(jax.grad(solve)(1.0)) == k
+
+
+@pytest.mark.parametrize("n", [1, 7, 60])
+def test_a_factorisation_solves_both_ways(n):
+    """A wrong one would be corrected by refinement, slowly: only this would notice."""
+    rng = np.random.default_rng(n)
+    M = rng.normal(size=(n, n)) * np.logspace(-3, 3, n)[:, None]
+    b = rng.normal(size=n)
+    kept = eliminate(*augment(jnp.asarray(M), jnp.asarray(b)))
+    np.testing.assert_allclose(kept.solution, np.linalg.solve(M, b), rtol=1e-9)
+    for factor in (factorise(jnp.asarray(M)), kept.factor):
+        for transposed, exact in ((False, M), (True, M.T)):
+            got = factor.solve(jnp.asarray(b), transposed)
+            np.testing.assert_allclose(got, np.linalg.solve(exact, b), rtol=1e-8)

@@ -53,7 +53,8 @@ def linear_solver(choice: Any) -> Any:
     if isinstance(choice, lx.AbstractLinearSolver):
         return choice
     raise ValueError(
-        f"linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not {choice!r}."
+        "linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not "
+        f"{choice!r}."
     )
 
 
@@ -223,8 +224,9 @@ def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     augmented, scale = augment(materialise(product, b, one), flat)
     elimination = eliminate(augmented, scale)
     t = elimination.solution
-    # The residual of the very matrix that was eliminated: where `b` is itself a rounding
-    # error, the compiler might compute it anew for another use, and round differently.
+    # The residual of the very matrix that was eliminated: where `b` is itself a
+    # rounding error, the compiler might compute it anew for another use, and round
+    # differently.
     remainder = augmented @ jnp.append(-t, jnp.ones((), t.dtype))
     # Rows are scaled to one: backward stability means |r| ~ n eps |t| (Higham, ch. 9).
     eps, bound = _tree.coarsest_eps(b), _tree.largest(flat / scale)
