@@ -281,8 +281,8 @@ def test_trap_7_a_bad_lane_of_eight_leaves_seven_right(name, kind):
     for case, bad in BAD_LANES.items():
         (total, solution), found = run(batch_with(bad), y0)
         if case == "singularity" and kind == "root" and name in ("Anderson", "Broyden"):
-            # No Jacobian, no fixed-point map: they run off to 1e15, where `y - (y + 0.3)`
-            # *is* zero in float64. The derivative knows.
+            # Without a Jacobian they run off to 1e15, where `y - (y + 0.3)` *is* zero
+            # in float64. The derivative knows.
             for got in found:
                 assert np.isnan(got[BAD])
             continue
