@@ -2,6 +2,9 @@
 
 from ._certify import Certificate as Certificate
 from ._certify import certify as certify
+from ._custom import custom_fixed_point as custom_fixed_point
+from ._custom import custom_root as custom_root
+from ._custom import implicit as implicit
 from ._derivative import AbstractDerivative as AbstractDerivative
 from ._derivative import Implicit as Implicit
 from ._derivative import Neumann as Neumann
@@ -9,6 +12,8 @@ from ._derivative import OneStep as OneStep
 from ._derivative import Phantom as Phantom
 from ._derivative import Truncated as Truncated
 from ._derivative import Unrolled as Unrolled
+from ._host import Host as Host
+from ._host import host as host
 from ._problem import AbstractProblem as AbstractProblem
 from ._problem import FixedPoint as FixedPoint
 from ._problem import Root as Root
@@ -26,4 +31,5 @@ from .solvers import Broyden as Broyden
 from .solvers import Chord as Chord
 from .solvers import Newton as Newton
 from .solvers import Picard as Picard
+from .solvers import SciPy as SciPy
 from .solvers import State as State

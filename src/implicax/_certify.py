@@ -121,6 +121,11 @@ def certify(
             f"which equation value solves. It is {problem!r}."
         )
     closed = close(problem, value, args, "value")
+    if closed.conditions.reverse_only:
+        raise TypeError(
+            "fn has a VJP only (a jax.custom_vjp), and the error bar needs "
+            "Jacobian-vector products. Give fn a jax.custom_jvp to certify it."
+        )
     constants, arrays = closed.inputs
     _, others = split_arrays(args)
     floating, fixed = eqx.partition(arrays, eqx.is_inexact_array)

@@ -61,6 +61,11 @@ class Computation:
 class Conditions(Computation):
     """`F(v, inputs) = 0`. Calling it returns `(residual, aux_leaves)`."""
 
+    def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any):
+        super().__init__(jaxpr, out_tree)
+        #: Whether `F` has a reverse mode only (a `jax.custom_vjp` in it).
+        self.reverse_only = _contains(jaxpr, "custom_vjp_call")
+
     def residual(self, v: Vector, inputs: PyTree[Array]) -> Vector:
         return self(v, inputs)[0]
 
@@ -134,7 +139,7 @@ def close(
                     f"returned {type(output).__name__}."
                 )
             output, aux = output
-        output = _check_output(output, y, problem.output)
+        output = match(output, y, "fn must return a", problem.output)
         residual = jax.tree.map(problem.residual, y, output)
         aux_arrays, aux_static = eqx.partition(aux, eqx.is_array_like)
         aux_leaves, aux_tree = jax.tree.flatten(aux_arrays)
@@ -202,13 +207,16 @@ def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
     return jax.tree_util.tree_map_with_path(check, y0)
 
 
-def _check_output(output: Any, y: PyTree[Array], name: str) -> PyTree[Array]:
-    """`output` with the dtypes of `y`, or an error if it does not match `y`."""
+def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
+    """`output` with the dtypes of `y`, or an error if it does not match `y`.
+
+    Errors begin with what `must` be returned, called `name`.
+    """
     expected, came = jax.tree.structure(y), jax.tree.structure(output)
     if expected != came:
         raise TypeError(
-            f"fn must return a {name} with the pytree structure of y0, {expected}, and "
-            f"it returned {came}. (If fn returns a pair with auxiliary output, pass "
+            f"{must} {name} with the pytree structure of y0, {expected}, and "
+            f"it returned {came}. (For a pair with auxiliary output, pass "
             "has_aux=True.)"
         )
 
@@ -217,17 +225,17 @@ def _check_output(output: Any, y: PyTree[Array], name: str) -> PyTree[Array]:
         out = jnp.asarray(out)
         if out.shape != leaf.shape:
             raise ValueError(
-                f"fn must return a {name} of shape {leaf.shape} at y{where}, as y0 "
+                f"{must} {name} of shape {leaf.shape} at y{where}, as y0 "
                 f"has, and it returned shape {out.shape}."
             )
         if out.dtype != leaf.dtype and not out.weak_type:
             raise TypeError(
-                f"fn must return a {name} of dtype {leaf.dtype} at y{where}, as y0 "
+                f"{must} {name} of dtype {leaf.dtype} at y{where}, as y0 "
                 f"has, and it returned {out.dtype}. Pass y0 and args in one precision."
             )
         if jnp.iscomplexobj(out) and not jnp.iscomplexobj(leaf):
             raise TypeError(
-                f"fn returned a complex {name} for the real unknown y{where}. Pass a "
+                f"{must} {name} that is real for the real unknown y{where}. Pass a "
                 "complex y0."
             )
         return out.astype(leaf.dtype)
@@ -276,6 +284,23 @@ def _structure(jaxpr: jex_core.Jaxpr) -> Hashable:
         for equation in jaxpr.eqns
     )
     return (inputs, equations, tuple(map(number, jaxpr.outvars)))
+
+
+def _contains(jaxpr: jex_core.Jaxpr, name: str) -> bool:
+    """Whether a primitive of that name is in `jaxpr`, at any depth."""
+
+    def inside(value: Any) -> bool:
+        if isinstance(value, jex_core.ClosedJaxpr):
+            return _contains(value.jaxpr, name)
+        if isinstance(value, jex_core.Jaxpr):
+            return _contains(value, name)
+        return isinstance(value, tuple | list) and any(map(inside, value))
+
+    return any(
+        equation.primitive.name.startswith(name)
+        or any(map(inside, equation.params.values()))
+        for equation in jaxpr.eqns
+    )
 
 
 class _Identity:

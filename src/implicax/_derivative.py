@@ -28,6 +28,8 @@ class AbstractDerivative(eqx.Module):
 
     #: Whether the solver's own loop is to be differentiated.
     unrolls: ClassVar[bool] = False
+    #: Whether steps of the solver are taken at the solution.
+    steps_with_solver: ClassVar[bool] = False
 
     @abc.abstractmethod
     def attach(
@@ -105,6 +107,8 @@ class Truncated(AbstractDerivative):
     is about the spectral radius to the power `steps`.
     """
 
+    steps_with_solver: ClassVar[bool] = True
+
     steps: int = eqx.field(static=True)
 
     def __check_init__(self):
@@ -122,6 +126,8 @@ class OneStep(AbstractDerivative):
     Exact, in first order, for Newton; wrong by about the rate of convergence for
     linearly convergent solvers.
     """
+
+    steps_with_solver: ClassVar[bool] = True
 
     def attach(self, conditions, fixed_point, solver, outcome, inputs):
         return _last_steps(solver, 1, conditions, fixed_point, outcome.y, inputs)

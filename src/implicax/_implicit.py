@@ -13,6 +13,8 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PyTree
 
 from ._conditions import Conditions
@@ -29,7 +31,8 @@ def attach(
     for reverse mode; and it evaluates everything at the *attached* solution, so that
     it can be differentiated again, to any order and in any nesting.
     """
-
+    if conditions.reverse_only:
+        return _attach_reverse(conditions, solve, y, inputs)
     arrays, others = eqx.partition(solve, eqx.is_array)
 
     @jax.custom_jvp
@@ -48,3 +51,50 @@ def attach(
         return y, t
 
     return solution(y, inputs, arrays)
+
+
+def _attach_reverse(
+    conditions: Conditions, solve: Any, y: Vector, inputs: PyTree[Array]
+) -> Vector:
+    """The rule for conditions that have a VJP only: reverse mode, first order.
+
+    With `J^T u = g` for the cotangent `g` of `y`, that of the inputs is
+    `-(dF/da)^T u`.
+    """
+    arrays, others = eqx.partition(solve, eqx.is_array)
+
+    @jax.custom_vjp
+    def solution_of_a_function_that_has_a_vjp_only(
+        y: Vector, inputs: PyTree[Array], arrays: Any
+    ) -> Vector:
+        del inputs, arrays
+        return y
+
+    def forward(y: Vector, inputs: PyTree[Array], arrays: Any) -> tuple[Vector, Any]:
+        return y, (y, inputs, arrays)
+
+    def backward(saved: Any, g: Vector) -> tuple:
+        y, inputs, arrays = saved
+        _, pullback = jax.vjp(conditions.residual, y, inputs)
+        solve = eqx.combine(arrays, others)
+        u = solve.adjoint(lambda u: pullback(u)[0], g)
+        by_inputs = jax.tree.map(_negated, pullback(u)[1])
+        return _zeros(y), by_inputs, _zeros(arrays)
+
+    solution_of_a_function_that_has_a_vjp_only.defvjp(forward, backward)
+    return solution_of_a_function_that_has_a_vjp_only(y, inputs, arrays)
+
+
+def _negated(cotangent: Any) -> Any:
+    return cotangent if cotangent.dtype == jax.dtypes.float0 else -cotangent
+
+
+def _zeros(tree: PyTree[Array]) -> PyTree:
+    """Zero cotangents (integers have theirs in float0)."""
+
+    def zero(leaf: Array) -> Any:
+        if jnp.issubdtype(leaf.dtype, jnp.inexact):
+            return jnp.zeros_like(leaf)
+        return np.zeros(leaf.shape, jax.dtypes.float0)
+
+    return jax.tree.map(zero, tree)

@@ -1,4 +1,5 @@
-"""The one bounded loop that every iterative solver runs in."""
+"""The one bounded loop that every iterative solver of ours runs in, and the verdict on
+the answers of others."""
 
 from typing import Any
 
@@ -160,3 +161,18 @@ def iterate(
     )
     y = _tree.where(converged, last.point.y, carry.best)
     return Outcome(y, status, stats, solver.approximate_inverse(last))
+
+
+def judge(
+    system: System, v0: Vector, v: Vector, steps: Array, lost: Bool[Array, ""]
+) -> Outcome:
+    """The outcome of a solve that somebody else made."""
+    first, last = system.evaluate(v0), system.evaluate(v)
+    loose = _tree.coarsest_eps(v) ** 0.5
+    solved = last.meets(loose, loose * first.norm, first.norm, first.scale)
+    status = Status.where(solved, Status.converged, Status.not_solved)
+    status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
+    status = Status.where(lost, Status.failed, status)
+    two = jnp.full((), 2, jnp.int32)
+    stats = Stats(steps.astype(jnp.int32), two, last.norm, None)
+    return Outcome(v, status, stats, None)

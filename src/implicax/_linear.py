@@ -153,6 +153,10 @@ class LinearSolve(eqx.Module):
         """`u` with `product(u) = b` where `product` multiplies by `J^T`."""
         return self._bind(product, b, True)
 
+    def adjoint(self, product: Product, b: Vector) -> Vector:
+        """As `transposed`, without a derivative: for products that have none."""
+        return self._solve(product, b, True)
+
     def _bind(self, product: Product, b: Vector, transposed: bool) -> Vector:
         if len(jax.tree.leaves(b)) > 1:
             # One vector: `custom_linear_solve` has no reverse mode where a piece of `b`

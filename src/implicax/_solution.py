@@ -23,6 +23,8 @@ class Status(eqx.Enumeration):
     stagnated = "The residual stopped falling before it met the tolerances."
     non_finite = "The function returned NaN or infinity."
     singular = "The Jacobian dF/dy is singular to working precision."
+    not_solved = "The value that the solver returned does not solve the equation."
+    failed = "The solver gave no answer."
 
 
 #: What a person can try, by status.
@@ -40,6 +42,9 @@ ADVICE = {
     "singular": "start elsewhere, remove duplicated equations or free directions, or "
     "use a solver that forms no Jacobian (ix.Anderson, ix.Broyden); where dF/dy is "
     "singular at the solution, the implicit function theorem gives no derivative",
+    "not_solved": "tighten the solver's own tolerance, and check that it solves the "
+    "equation that the decorator was given",
+    "failed": "call the solver by itself at this y0 and args, to look closer",
 }
 
 
@@ -47,7 +52,7 @@ class Stats(eqx.Module):
     """Counts and sizes of one solve. All fields are arrays."""
 
     steps: Int[Array, "..."]
-    """Solver steps taken."""
+    """Solver steps taken; -1 where the solver is not ours and does not tell."""
     evaluations: Int[Array, "..."]
     """Evaluations of the residual (those inside Jacobian products not counted)."""
     residual_norm: Float[Array, "..."]
@@ -72,14 +77,22 @@ class Solution(eqx.Module):
     def __repr__(self) -> str:
         if _tree.traced(self.stats.steps):
             return "Solution(<inside a JAX transformation>)"
-        shown = jax.tree.map(_short, self.value)
+        shown = jax.tree.map(lambda leaf: _Shown(_short(leaf)), self.value)
+        told = np.all(np.asarray(self.stats.steps) >= 0)
+        steps = _short(self.stats.steps) if told else "not told"
         return (
             f"Solution: {describe(self.status)}\n"
             f"  value     {shown}\n"
-            f"  steps     {_short(self.stats.steps)}"
+            f"  steps     {steps}"
             f" ({_short(self.stats.evaluations)} evaluations)\n"
             f"  residual  {_short(self.stats.residual_norm)}"
         )
+
+
+class _Shown(str):
+    """Text that shows without quotation marks inside a pytree."""
+
+    __repr__ = str.__str__
 
 
 def describe(status: Status) -> str:
@@ -111,7 +124,7 @@ class ConvergenceError(RuntimeError):
     `error.solution` is the best effort, as `on_failure="ignore"` would return it.
     """
 
-    def __init__(self, solution: Solution, solver: str):
+    def __init__(self, solution: Solution, solver: str, says: str = ""):
         self.solution = solution
         name = describe(solution.status)
         text = Status[solution.status]
@@ -119,6 +132,7 @@ class ConvergenceError(RuntimeError):
             f"{solver} did not converge ({name}): {text}\n"
             f"  Residual norm {float(solution.stats.residual_norm):.3e} after "
             f"{int(solution.stats.steps)} steps.\n"
+            f"{says and f'  It says: {says}' + chr(10)}"
             f"  What to try: {ADVICE[name.replace(' ', '_')]}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."

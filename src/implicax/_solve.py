@@ -2,24 +2,21 @@
 
 import numbers
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from . import _tree
+from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import Conditions, close
 from ._derivative import AbstractDerivative, Implicit
-from ._iterate import Outcome, iterate
+from ._iterate import Outcome, iterate, judge
 from ._problem import AbstractProblem, FixedPoint, Root
-from ._solution import ConvergenceError, Solution, Status
+from ._solution import Solution
 from ._system import System
 from ._tree import Vector
 from .solvers import AbstractSolver, Anderson, Newton
-
-OnFailure = Literal["raise", "ignore"]
+from .solvers._engines import AbstractEngine, engine
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
 MAX_STEPS = 2**24
@@ -30,7 +27,7 @@ def fixed_point(
     y0: PyTree,
     args: PyTree = None,
     *,
-    solver: AbstractSolver | None = None,
+    solver: Any = None,
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
@@ -46,8 +43,9 @@ def fixed_point(
       derivative with respect to it is exactly zero.
     - `args`: any pytree; its arrays are differentiated.
     - `solver`: [`implicax.Picard`][], [`implicax.Anderson`][], [`implicax.Broyden`][],
-      [`implicax.Newton`][], [`implicax.Chord`][] or your own. `None` means
-      `Anderson()`: one evaluation per step, a fraction of plain iteration's steps,
+      [`implicax.Newton`][], [`implicax.Chord`][] or your own; [`implicax.SciPy`][]; any
+      optimistix root finder, fixed-point, least-squares or minimising solver. `None`
+      means `Anderson()`: one evaluation per step, far fewer steps than plain iteration,
       and it survives many maps that do not contract.
     - `derivative`: `None` means [`implicax.Implicit`][], the exact one.
     - `max_steps`: the bound on the solver's steps.
@@ -84,7 +82,7 @@ def root(
     y0: PyTree,
     args: PyTree = None,
     *,
-    solver: AbstractSolver | None = None,
+    solver: Any = None,
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
@@ -126,36 +124,36 @@ def _solve(
     problem: AbstractProblem,
     y0: PyTree,
     args: PyTree,
-    solver: AbstractSolver,
+    solver: Any,
     derivative: AbstractDerivative | None,
     max_steps: int,
     on_failure: OnFailure,
 ) -> Solution:
     derivative = Implicit() if derivative is None else derivative
-    _check_options(solver, derivative, max_steps, on_failure)
+    _check_solver(solver, max_steps)
+    check_call(derivative, on_failure)
     max_steps = int(max_steps)
     closed = close(problem, y0, args)
     kind = problem.fixed_point
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
-    v0, solver, frozen = _stop_gradient((closed.v0, solver, closed.inputs))
+    v0, solver, frozen = stop_gradient((closed.v0, solver, closed.inputs))
+    name = type(solver).__name__
+    other = engine(solver)
+    if other is not None:
+        if derivative.unrolls or derivative.steps_with_solver:
+            raise TypeError(
+                f"{type(derivative).__name__} takes steps of one of ix's own solvers, "
+                f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "
+                "Phantom(steps, damping)."
+            )
+        outcome = _run_engine(closed.conditions, kind, other, v0, frozen, max_steps)
+        return conclude(problem, closed, None, derivative, outcome, on_failure, name)
     inputs = closed.inputs if derivative.unrolls else frozen
     outcome = _run(
         closed.conditions, kind, solver, v0, inputs, max_steps, derivative.unrolls
     )
-    failed = outcome.status != Status.converged
-    concrete = not _tree.traced(failed)
-    poison = on_failure == "raise" and not concrete
-    y, aux = _differentiate(
-        closed.conditions, kind, solver, derivative, outcome, closed.inputs,
-        problem.has_aux, poison,
-    )  # fmt: skip
-    solution = Solution(
-        closed.view.from_real(y), closed.restore_aux(aux), outcome.status, outcome.stats
-    )
-    if on_failure == "raise" and concrete and bool(failed):
-        raise ConvergenceError(solution, type(solver).__name__)
-    return solution
+    return conclude(problem, closed, solver, derivative, outcome, on_failure, name)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -168,50 +166,36 @@ def _run(
     max_steps: int,
     unrolls: bool,
 ) -> Outcome:
-    system = System(lambda v: conditions.residual(v, inputs), kind, unrolls)
+    system = System(
+        lambda v: conditions.residual(v, inputs), kind, unrolls, conditions.reverse_only
+    )
     return iterate(solver, system, v0, max_steps, differentiable=unrolls)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _differentiate(
+def _run_engine(
     conditions: Conditions,
     kind: bool,
-    solver: AbstractSolver,
-    derivative: AbstractDerivative,
-    outcome: Outcome,
+    solver: AbstractEngine,
+    v0: Vector,
     inputs: PyTree[Array],
-    has_aux: bool,
-    poison: bool,
-) -> tuple[Vector, list[Array]]:
-    """The solution with its derivative attached, and the auxiliary output at it."""
-    y = derivative.attach(conditions, kind, solver, outcome, inputs)
-    if poison:
-        # A product, not a `where`: the derivative of a failed lane must be NaN too.
-        factor = jnp.where(outcome.status == Status.converged, 1.0, jnp.nan)
-        y = jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), y)
-    return y, (conditions(y, inputs)[1] if has_aux else [])
+    max_steps: int,
+) -> Outcome:
+    v, steps, broke = solver.solve(conditions, kind, v0, inputs, max_steps)
+    system = System(
+        lambda v: conditions.residual(v, inputs),
+        kind,
+        reverse_only=conditions.reverse_only,
+    )
+    return judge(system, v0, v, steps, broke)
 
 
-def _stop_gradient(tree: PyTree) -> PyTree:
-    arrays, others = eqx.partition(tree, eqx.is_array)
-    frozen = jax.lax.stop_gradient(arrays)
-    # Under `jax.grad` what is left of a Python number may not be an array.
-    return eqx.combine(jax.tree.map(jnp.asarray, frozen), others)
-
-
-def _check_options(
-    solver: Any, derivative: Any, max_steps: Any, on_failure: Any
-) -> None:
-    if not isinstance(solver, AbstractSolver):
+def _check_solver(solver: Any, max_steps: Any) -> None:
+    if not isinstance(solver, AbstractSolver) and engine(solver) is None:
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
-            f"the class), and it is {solver!r}."
-        )
-    if not isinstance(derivative, AbstractDerivative):
-        raise TypeError(
-            "derivative must be one of ix.Implicit(), Unrolled(), Truncated(steps), "
-            "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
-            f"{derivative!r}."
+            "the class), ix.SciPy(method) or an optimistix solver, and it is "
+            f"{solver!r}."
         )
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
     if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
@@ -219,5 +203,3 @@ def _check_options(
             f"max_steps must be a positive integer up to {MAX_STEPS}, not "
             f"{max_steps!r}."
         )
-    if on_failure not in ("raise", "ignore"):
-        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")

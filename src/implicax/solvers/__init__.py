@@ -4,6 +4,7 @@ from ._anderson import Anderson as Anderson
 from ._base import AbstractSolver as AbstractSolver
 from ._base import State as State
 from ._broyden import Broyden as Broyden
+from ._engines import SciPy as SciPy
 from ._newton import Chord as Chord
 from ._newton import Newton as Newton
 from ._picard import Picard as Picard

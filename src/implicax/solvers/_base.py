@@ -131,19 +131,12 @@ class AbstractSolver(eqx.Module):
     def meets(self, state: State, point: Point) -> Bool[Array, ""]:
         """Whether `point` meets the tolerances of the solve that `state` belongs to."""
         dtype = point.norm.dtype
-        eps = _tree.coarsest_eps(point.y)
-        default = eps ** (2 / 3)
+        default = _tree.coarsest_eps(point.y) ** (2 / 3)
         rtol = default if self.rtol is None else self.rtol.astype(dtype)
         atol = default * state.first_norm
         if self.atol is not None:
             atol = self.atol.astype(dtype)
-        small = point.norm <= atol + rtol * point.scale
-        near = point.scale <= 10 * (state.first_scale + state.first_norm)
-        real = jnp.isfinite(point.norm) & jnp.isfinite(point.scale)
-        # Far out, the residual must have fallen, by more than what rounds away there.
-        fallen = point.norm <= 0.1 * state.first_norm
-        visible = eps * point.scale < state.first_norm
-        return small & real & (near | (fallen & visible))
+        return point.meets(rtol, atol, state.first_norm, state.first_scale)
 
     def why_stuck(self, state: State) -> Status:
         """What keeps the solver from going on, where it did not converge."""

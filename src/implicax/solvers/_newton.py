@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from .. import _tree
 from .._linear import DENSE_LIMIT, Auto, LinearSolve, linear_solver
-from .._lu import Elimination, Factor, augment, eliminate, factorise, materialise
+from .._lu import Elimination, Factor, augment, eliminate, factorise
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
@@ -50,12 +50,18 @@ class Newton(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         point, elimination = state.point, None
-        _, product = jax.linearize(system.residual, point.y)
         if self._dense(point.y):
             flat, unravel = _tree.ravel(point.residual)
-            elimination = eliminate(*augment(materialise(product, point.y), flat))
+            elimination = eliminate(*augment(system.jacobian(point.y), flat))
             correction = unravel(elimination.solution)
+        elif system.reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and matrix-free Newton needs "
+                "Jacobian-vector products. Use ix.Anderson or ix.Broyden, or give fn a "
+                "jax.custom_jvp."
+            )
         else:
+            _, product = jax.linearize(system.residual, point.y)
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
             correction = solve(product, point.residual)
         direction = jax.tree.map(jnp.negative, correction)
@@ -98,7 +104,7 @@ class Chord(AbstractSolver):
                 f"the limit is {DENSE_LIMIT}. Use ix.Newton (matrix-free beyond that), "
                 "ix.Broyden or ix.Anderson."
             )
-        return State.start(system, y, _factorised_jacobian(system, y))
+        return State.start(system, y, factorise(system.jacobian(y)))
 
     def step(self, system: System, state: State) -> State:
         point, factor = state.point, state.memory
@@ -111,11 +117,6 @@ class Chord(AbstractSolver):
 
     def approximate_inverse(self, state: State) -> Factor:
         return state.memory
-
-
-def _factorised_jacobian(system: System, y: Vector) -> Factor:
-    _, product = jax.linearize(system.residual, y)
-    return factorise(materialise(product, y))
 
 
 def _no_elimination(y: Vector) -> Elimination:

@@ -1,0 +1,93 @@
+"""From what a solver left behind to a `Solution`: one way out for all solvers."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from . import _tree
+from ._conditions import Closed, Conditions
+from ._derivative import AbstractDerivative
+from ._iterate import Outcome
+from ._problem import AbstractProblem
+from ._solution import ConvergenceError, Solution, Status
+from ._tree import Vector
+
+OnFailure = Literal["raise", "ignore"]
+
+
+def conclude(
+    problem: AbstractProblem,
+    closed: Closed,
+    solver: Any,
+    derivative: AbstractDerivative,
+    outcome: Outcome,
+    on_failure: OnFailure,
+    name: str,
+    says: str = "",
+) -> Solution:
+    """The outcome with its derivative attached; failures raise or become NaN.
+
+    `solver` is what took the steps, or `None` if that is not one of ours; error
+    messages call it `name`, and quote what it `says`.
+    """
+    failed = outcome.status != Status.converged
+    concrete = not _tree.traced(failed)
+    poison = on_failure == "raise" and not concrete
+    y, aux = _differentiate(
+        closed.conditions,
+        problem.fixed_point,
+        solver,
+        derivative,
+        outcome,
+        closed.inputs,
+        problem.has_aux,
+        poison,
+    )
+    solution = Solution(
+        closed.view.from_real(y), closed.restore_aux(aux), outcome.status, outcome.stats
+    )
+    if on_failure == "raise" and concrete and bool(failed):
+        raise ConvergenceError(solution, name, says)
+    return solution
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _differentiate(
+    conditions: Conditions,
+    kind: bool,
+    solver: Any,
+    derivative: AbstractDerivative,
+    outcome: Outcome,
+    inputs: PyTree[Array],
+    has_aux: bool,
+    poison: bool,
+) -> tuple[Vector, list[Array]]:
+    """The solution with its derivative attached, and the auxiliary output at it."""
+    y = derivative.attach(conditions, kind, solver, outcome, inputs)
+    if poison:
+        # A product, not a `where`: the derivative of a failed lane must be NaN too.
+        factor = jnp.where(outcome.status == Status.converged, 1.0, jnp.nan)
+        y = jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), y)
+    return y, (conditions(y, inputs)[1] if has_aux else [])
+
+
+def stop_gradient(tree: PyTree) -> PyTree:
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    frozen = jax.lax.stop_gradient(arrays)
+    # Under `jax.grad` what is left of a Python number may not be an array.
+    return eqx.combine(jax.tree.map(jnp.asarray, frozen), others)
+
+
+def check_call(derivative: Any, on_failure: Any) -> None:
+    """An error unless these are options of a solve."""
+    if not isinstance(derivative, AbstractDerivative):
+        raise TypeError(
+            "derivative must be one of ix.Implicit(), Unrolled(), Truncated(steps), "
+            "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
+            f"{derivative!r}."
+        )
+    if on_failure not in ("raise", "ignore"):
+        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")

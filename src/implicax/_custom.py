@@ -1,0 +1,213 @@
+"""Anybody's solver, with our derivative: the theorem does not ask who found `y`."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from . import _tree
+from ._conclude import OnFailure, check_call, conclude, stop_gradient
+from ._conditions import Closed, Conditions, close, match
+from ._derivative import AbstractDerivative, Implicit
+from ._host import Host
+from ._iterate import Outcome, judge
+from ._problem import AbstractProblem, FixedPoint, Root
+from ._solution import Solution
+from ._system import System
+from ._tree import Vector
+
+Solver = Callable[..., Any]
+
+
+def implicit(
+    problem: AbstractProblem,
+    *,
+    derivative: AbstractDerivative | None = None,
+    has_aux: bool = False,
+    on_failure: OnFailure = "raise",
+) -> Callable[[Solver], Callable[..., Solution]]:
+    """Decorate a solver of `problem`: exact derivatives, status, every transformation.
+
+    **Arguments:**
+
+    - `problem`: [`implicax.Root`][] or [`implicax.FixedPoint`][]: what the solver's
+      answer solves. Its arrays, and those it closes over, are differentiated.
+    - `derivative`: `None` means [`implicax.Implicit`][]. [`implicax.Unrolled`][]
+      differentiates the solver's own code; [`implicax.Neumann`][] and
+      [`implicax.Phantom`][] work too.
+    - `has_aux`: whether the solver returns `(y, aux)`. `aux` is passed on, in
+      `solution.aux`, without a derivative.
+    - `on_failure`: as in [`implicax.root`][].
+
+    **Returns:** a decorator. The solver takes `(y0, args, **options)` and returns `y`,
+    with the structure, shapes and dtypes of `y0`; decorated it takes the same and
+    returns a [`implicax.Solution`][]. The solver may be any JAX code, any Python code
+    (called outside `jit` and `vmap`), or [`implicax.host`][] of that (anywhere). It is
+    never differentiated. Options are passed on as they are.
+
+    The residual is evaluated at what the solver returned: where it is above `sqrt(eps)`
+    times its scale (1.5e-8 in float64), the status is `not_solved`, whatever the solver
+    thinks. `solution.stats` counts our evaluations, not the solver's.
+
+    **Raises:** as [`implicax.root`][], and `TypeError` or `ValueError` for an answer
+    that does not match `y0`.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    def cubic(y, a):
+        return y**3 + y - a
+
+    @ix.implicit(ix.Root(cubic))
+    def solve(y0, a):  # anything that finds the root
+        return np.roots([1.0, 0.0, 1.0, -float(a)])[-1].real
+
+    print(f"{jax.grad(lambda a: solve(1.0, a).value)(2.0):.4f}")
+    ```
+    ```text
+    0.2500
+    ```
+    """
+    if not isinstance(problem, AbstractProblem):
+        raise TypeError(
+            "problem must be ix.Root(F) or ix.FixedPoint(f): what the solver solves. "
+            f"It is {problem!r}. (For a function, use ix.custom_root(F) or "
+            "ix.custom_fixed_point(f).)"
+        )
+    if has_aux and problem.has_aux:
+        raise ValueError(
+            "has_aux is set for the problem and for the solver, and there is one place "
+            "for an auxiliary output: solution.aux. Set one of them."
+        )
+    derivative = Implicit() if derivative is None else derivative
+    check_call(derivative, on_failure)
+    if derivative.steps_with_solver:
+        raise TypeError(
+            f"{type(derivative).__name__} takes steps of one of ix's own solvers, and "
+            "this solver is yours. Use ix.Implicit(), Neumann(terms), "
+            "Phantom(steps, damping), or Unrolled() where it is JAX code."
+        )
+
+    def decorate(solver: Solver) -> Callable[..., Solution]:
+        name = getattr(solver, "__name__", type(solver).__name__)
+
+        @functools.wraps(solver, updated=())
+        def solve(y0: PyTree, args: PyTree = None, **options: Any) -> Solution:
+            closed = close(problem, y0, args)
+            live = closed.view.from_real(closed.v0), args
+            given = live if derivative.unrolls else stop_gradient(live)
+            if isinstance(solver, Host):
+                y, lost = solver.answer(*given, **options)
+            else:
+                y, lost = solver(*given, **options), False
+            y, aux = _split(y, name) if has_aux else (y, None)
+            v = _checked(y, closed, name)
+            if not derivative.unrolls:
+                v = stop_gradient(v)
+            v0, inputs = stop_gradient((closed.v0, closed.inputs))
+            outcome = _judge(
+                closed.conditions, problem.fixed_point, v0, v, inputs, jnp.asarray(lost)
+            )
+            says = ""
+            if isinstance(solver, Host) and not _tree.traced(lost) and bool(lost):
+                says = solver.failures[-1]
+            solution = conclude(
+                problem, closed, None, derivative, outcome, on_failure, name, says
+            )
+            if has_aux:
+                solution = eqx.tree_at(
+                    lambda s: s.aux, solution, aux, is_leaf=lambda x: x is None
+                )
+            return solution
+
+        return solve
+
+    return decorate
+
+
+def custom_root(
+    fn: Callable[[Any, Any], Any], **options: Any
+) -> Callable[[Solver], Callable[..., Solution]]:
+    """`implicit(Root(fn), **options)`: decorate a solver of `fn(y, args) = 0`.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    @ix.custom_root(lambda y, a: y**2 - a)
+    def square_root(y0, a):
+        return jax.lax.fori_loop(0, 20, lambda _, y: (y + a / y) / 2, y0)
+
+    print(f"{jax.grad(lambda a: square_root(1.0, a).value)(4.0):.4f}")
+    ```
+    ```text
+    0.2500
+    ```
+    """
+    return implicit(Root(fn), **options)
+
+
+def custom_fixed_point(
+    fn: Callable[[Any, Any], Any], **options: Any
+) -> Callable[[Solver], Callable[..., Solution]]:
+    """`implicit(FixedPoint(fn), **options)`: decorate a solver of `y = fn(y, args)`.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    def f(y, a):
+        return jnp.cos(a * y)
+
+    @ix.custom_fixed_point(f)
+    def solve(y0, a):
+        return jax.lax.fori_loop(0, 100, lambda _, y: f(y, a), y0)
+
+    print(f"{jax.grad(lambda a: solve(0.5, a).value)(1.0):.4f}")
+    ```
+    ```text
+    -0.2975
+    ```
+    """
+    return implicit(FixedPoint(fn), **options)
+
+
+def _split(answer: Any, name: str) -> tuple[Any, Any]:
+    if not (isinstance(answer, tuple) and len(answer) == 2):
+        raise TypeError(
+            f"has_aux=True: {name} must return a pair (y, aux), and it returned "
+            f"{type(answer).__name__}."
+        )
+    return answer
+
+
+def _checked(y: Any, closed: Closed, name: str) -> Vector:
+    """What the solver returned, on the real view, or an error if it is unlike `y0`."""
+    y0 = closed.view.from_real(closed.v0)
+    return closed.view.to_real(match(y, y0, f"{name} must return a", "solution"))
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _judge(
+    conditions: Conditions,
+    fixed_point: bool,
+    v0: Vector,
+    v: Vector,
+    inputs: PyTree[Array],
+    lost: Bool[Array, ""],
+) -> Outcome:
+    """What the residual says of an answer."""
+    system = System(
+        lambda v: conditions.residual(v, inputs),
+        fixed_point,
+        reverse_only=conditions.reverse_only,
+    )
+    return judge(system, v0, v, jnp.full((), -1, jnp.int32), lost)
