@@ -70,25 +70,22 @@ class Elimination(eqx.Module):
     no permutation (which would be a loop of `n` sequential steps).
     """
 
-    lu: Float[Array, "n n+1"]
+    lu: Float[Array, "n n"]
     pivots: Int[Array, " n"]
     scale: Float[Array, " n"]
+    solution: Float[Array, " n"]
+    """`t = J^-1 b`."""
 
     @property
     def singular(self) -> Bool[Array, ""]:
-        return _singular(self.lu[:, :-1])
-
-    @property
-    def solution(self) -> Float[Array, " n"]:
-        """`J^-1 b`."""
-        return jax.scipy.linalg.solve_triangular(self.lu[:, :-1], self.lu[:, -1])
+        return _singular(self.lu)
 
     @property
     def factor(self) -> Factor:
         """For other right-hand sides."""
         n = self.scale.size
         permutation = jax.lax.linalg.lu_pivots_to_permutation(self.pivots, n)
-        return Factor(self.lu[:, :-1], permutation, self.scale)
+        return Factor(self.lu, permutation, self.scale)
 
 
 def augment(
@@ -103,12 +100,15 @@ def eliminate(
     augmented: Float[Array, "n n+1"], scale: Float[Array, " n"]
 ) -> Elimination:
     """Gauss' elimination of what `augment` returned."""
-    lu, pivots, _ = jax.lax.linalg.lu(augmented)
-    return Elimination(lu, pivots, scale)
+    both, pivots, _ = jax.lax.linalg.lu(augmented)
+    lu, half = both[:, :-1], both[:, -1]
+    return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))
 
 
 def _row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    return jnp.maximum(jnp.max(jnp.abs(matrix), axis=1), jnp.finfo(matrix.dtype).tiny)
+    # By columns, which is how the matrix was made: no transposed copy.
+    largest = jnp.max(jnp.abs(matrix.T), axis=0)
+    return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 
 def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:

@@ -124,4 +124,5 @@ def _no_elimination(y: Vector) -> Elimination:
     whoever reuses it finds out at once and factorises afresh."""
     n, dtype = _tree.size(y), _tree.working_dtype(y)
     pivots = jnp.arange(n, dtype=jnp.int32)
-    return Elimination(jnp.zeros((n, n + 1), dtype), pivots, jnp.ones((n,), dtype))
+    zeros, ones = jnp.zeros((n, n), dtype), jnp.ones((n,), dtype)
+    return Elimination(zeros, pivots, ones, ones)
