@@ -185,3 +185,17 @@ def test_a_function_that_raises_is_not_swallowed():
 )
 def test_certify(problem, loss, value, args, words):
     refuses((TypeError, ValueError), words, ix.certify, loss, problem, value, args)
+
+
+@pytest.mark.parametrize("asked", [0, 1, -1e-3, "fine", None, True, jnp.nan])
+def test_the_accuracy_asked_for(asked):
+    refuses(
+        ValueError,
+        "gradient_rtol must be a number between 0 and 1",
+        ix.certified_gradient,
+        lambda y, a: y,
+        ix.Root(cubic),
+        0.5,
+        1.0,
+        gradient_rtol=asked,
+    )

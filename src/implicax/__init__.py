@@ -1,6 +1,9 @@
 """implicax: solve an equation, differentiate its solution, know how right it is."""
 
-from ._certify import Certificate as Certificate
+from ._accuracy import AccuracyError as AccuracyError
+from ._accuracy import CertifiedGradient as CertifiedGradient
+from ._accuracy import certified_gradient as certified_gradient
+from ._certificate import Certificate as Certificate
 from ._certify import certify as certify
 from ._custom import custom_fixed_point as custom_fixed_point
 from ._custom import custom_root as custom_root

@@ -26,55 +26,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from . import _tree
-from ._conditions import Computation, Conditions, close, split_arrays, trace
+from ._certificate import TRUSTED_ERROR, Certificate
+from ._conditions import Closed, Computation, Conditions, close, split_arrays, trace
 from ._linear import DENSE_LIMIT, Auto, LinearSolve
 from ._lu import factorise, materialise
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
 from ._tree import Vector
-
-#: First-order error bars are trusted up to this relative size.
-TRUSTED_ERROR = 1e-2
-
-
-class Certificate(eqx.Module):
-    """The a-posteriori evidence for one gradient. All fields are arrays."""
-
-    gradient: PyTree[Array]
-    """The implicit gradient at `value`, with the structure of `args` (`None` in the
-    place of leaves that are not floating arrays)."""
-    gradient_error: Float[Array, ""]
-    """Estimated Euclidean norm of the error of `gradient`."""
-    relative_gradient_error: Float[Array, ""]
-    """The same, relative to the norm of `corrected_gradient`."""
-    corrected_gradient: PyTree[Array]
-    """`gradient` plus its estimated error: its own error is of second order."""
-    solution_error: Float[Array, ""]
-    """`|delta|`, the estimated Euclidean norm of `y* - y`."""
-    residual: Float[Array, ""]
-    """`|F(y)|`."""
-    adjoint_residual: Float[Array, ""]
-    """`|dl/dy - (dF/dy)^T u| / |dl/dy|`."""
-    condition_number: Float[Array, ""]
-    """Estimated 2-norm condition number of `dF/dy`; infinite where it is singular."""
-    spectral_radius: Float[Array, ""] | None
-    """Of the map's Jacobian at `value` (fixed points only, else `None`). Below one,
-    plain iteration converges, at this rate."""
-    ok: Bool[Array, ""]
-    """Whether the theorem's hypotheses hold numerically and the error bar is small
-    enough to be trusted: all finite, condition number below `1 / (100 eps)`, adjoint
-    residual below `sqrt(eps)`, relative gradient error below 1e-2."""
-
-    def __repr__(self) -> str:
-        if _tree.traced(self.ok):
-            return "Certificate(<inside a JAX transformation>)"
-        if self.ok.ndim:
-            return f"Certificate: a batch of {self.ok.shape}, {int(self.ok.sum())} ok"
-        return _report(self)
 
 
 def certify(
@@ -115,12 +76,43 @@ def certify(
     -0.297474
     ```
     """
+    closed, quantity, floating = prepare(loss, problem, value, args, "value")
+    return _compiled(quantity, closed.v0, floating)
+
+
+class Quantity(eqx.Module):
+    """`loss(y, args)` where `y` solves the conditions: closed, everything an input."""
+
+    conditions: Conditions = eqx.field(static=True)
+    closed_loss: Computation = eqx.field(static=True)
+    constants: tuple[list[Array], list[Array]]
+    fixed: PyTree[Array]
+    """The arrays of `args` that are not floating."""
+    fixed_point: bool = eqx.field(static=True)
+
+    def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:
+        return self.closed_loss(v, (self.constants[1], eqx.combine(args, self.fixed)))
+
+    def residual(self, v: Vector, args: PyTree[Array]) -> Vector:
+        inputs = self.constants[0], eqx.combine(args, self.fixed)
+        return self.conditions.residual(v, inputs)
+
+
+def prepare(
+    loss: Callable[[Any, Any], Array],
+    problem: AbstractProblem,
+    y: PyTree,
+    args: PyTree,
+    name: str,
+) -> tuple[Closed, Quantity, PyTree[Array]]:
+    """The problem and the loss closed at `y` (called `name`), and what of `args` the
+    gradient is in."""
     if not isinstance(problem, AbstractProblem):
         raise TypeError(
-            "problem must be ix.Root(F) or ix.FixedPoint(f): certify needs to know "
-            f"which equation value solves. It is {problem!r}."
+            "problem must be ix.Root(F) or ix.FixedPoint(f): the certificate needs to "
+            f"know which equation {name} solves. It is {problem!r}."
         )
-    closed = close(problem, value, args, "value")
+    closed = close(problem, y, args, name)
     if closed.conditions.reverse_only:
         raise TypeError(
             "fn has a VJP only (a jax.custom_vjp), and the error bar needs "
@@ -141,33 +133,16 @@ def certify(
         return _check_loss(loss(y, eqx.combine(arrays, others)))
 
     closed_loss, loss_constants = trace(Computation, real_loss, closed.v0, arrays)
-    return _certificate(
-        closed.conditions,
-        closed_loss,
-        closed.v0,
-        floating,
-        (constants, loss_constants, fixed),
-        problem.fixed_point,
+    both = (constants, loss_constants)
+    quantity = Quantity(
+        closed.conditions, closed_loss, both, fixed, problem.fixed_point
     )
+    return closed, quantity, floating
 
 
-@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _certificate(
-    conditions: Conditions,
-    closed_loss: Computation,
-    v: Vector,
-    args: PyTree[Array],
-    given: tuple[list[Array], list[Array], PyTree[Array]],
-    fixed_point: bool,
-) -> Certificate:
-    constants, loss_constants, fixed = given
-
-    def loss(v: Vector, args: PyTree[Array]) -> Array:
-        return closed_loss(v, (loss_constants, eqx.combine(args, fixed)))
-
-    def residual(v: Vector, args: PyTree[Array]) -> Vector:
-        return conditions.residual(v, (constants, eqx.combine(args, fixed)))
-
+def certificate(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certificate:
+    """The certificate of the gradient of `quantity` in `args`, at `v`."""
+    loss, residual = quantity.loss, quantity.residual
     here, product = jax.linearize(lambda v: residual(v, args), v)
     _, pullback = jax.vjp(lambda v: residual(v, args), v)
 
@@ -176,7 +151,7 @@ def _certificate(
 
     dense = _tree.size(v) <= DENSE_LIMIT
     factor = factorise(materialise(product, v)) if dense else None
-    solve = LinearSolve(Auto(), factor, fixed_point)
+    solve = LinearSolve(Auto(), factor, quantity.fixed_point)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
         """`g(v)` and the adjoint `u`."""
@@ -209,7 +184,7 @@ def _certificate(
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     eps = jnp.finfo(condition.dtype).eps
     radius = None
-    if fixed_point:
+    if quantity.fixed_point:
         radius = spectral_radius(lambda t: _tree.subtract(t, product(t)), v)
     ok = (
         (condition < 1 / (100 * eps))
@@ -231,6 +206,11 @@ def _certificate(
     )
 
 
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _compiled(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certificate:
+    return certificate(quantity, v, args)
+
+
 def _check_loss(value: Any) -> Array:
     value = jnp.asarray(value)
     if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
@@ -248,63 +228,3 @@ def _modulus(x: PyTree[Array]) -> Float[Array, ""]:
 
 def _parts(leaf: Array) -> tuple[Array, ...]:
     return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)
-
-
-def _report(c: Certificate) -> str:
-    """What was checked, what holds, what does not, and what to do about the first."""
-    dtype = c.condition_number.dtype
-    eps = float(jnp.finfo(dtype).eps)
-    condition, relative = float(c.condition_number), float(c.relative_gradient_error)
-    adjoint, residual = float(c.adjoint_residual), float(c.residual)
-    distance = float(c.solution_error)
-    invertible = condition < 1 / (100 * eps)
-    if np.isfinite(condition):
-        verdict = f"too ill-conditioned for {dtype}"
-        remedy = "scale the equations and the unknowns, or use float64"
-    else:
-        verdict = "singular to working precision"
-        remedy = "remove duplicated equations and free directions"
-    # A cause comes before its effects: only the first failure gets advice.
-    checks = [
-        (
-            "solution",
-            f"|F(y)| = {residual:.1e}"
-            + (f", |y* - y| about {distance:.1e}" if np.isfinite(distance) else ""),
-            bool(np.isfinite(residual) and (np.isfinite(distance) or not invertible)),
-            "fn is not finite at the value given: solve again, from elsewhere",
-        ),
-        (
-            "Jacobian",
-            f"condition number of dF/dy about {condition:.1e}"
-            + ("" if invertible else f": {verdict}"),
-            invertible,
-            f"the implicit function theorem needs an invertible dF/dy: {remedy}",
-        ),
-        (
-            "adjoint",
-            f"relative residual {adjoint:.1e}",
-            adjoint <= eps**0.5,
-            "the adjoint system was not solved: scale the equations, or use float64",
-        ),
-        (
-            "gradient",
-            f"relative error about {relative:.1e}",
-            relative <= TRUSTED_ERROR,
-            "tighten the solver's rtol/atol or raise max_steps; corrected_gradient has "
-            "the square of this error where it is well below one",
-        ),
-    ]
-    lines = ["Certificate: " + ("ok" if bool(c.ok) else "NOT ok")]
-    advised = False
-    for name, text, holds, advice in checks:
-        lines.append(f"  {'ok ' if holds else 'NO '} {name:<9} {text}")
-        if not holds and not advised:
-            lines.append(f"      {'':<9} -> {advice}")
-            advised = True
-    if c.spectral_radius is not None:
-        radius = float(c.spectral_radius)
-        verdict = (
-            "contracts" if radius < 1 else "does NOT contract (Newton does not mind)"
-        )
-        lines.append(f"      map       spectral radius {radius:.4f}: {verdict}")
-    return "\n".join(lines)

@@ -73,7 +73,7 @@ def fixed_point(
     ```
     """
     problem = FixedPoint(fn, has_aux)
-    solver = Anderson() if solver is None else solver
+    solver = default_solver(problem) if solver is None else solver
     return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
 
 
@@ -116,7 +116,7 @@ def root(
     ```
     """
     problem = Root(fn, has_aux)
-    solver = Newton() if solver is None else solver
+    solver = default_solver(problem) if solver is None else solver
     return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
 
 
@@ -130,7 +130,7 @@ def _solve(
     on_failure: OnFailure,
 ) -> Solution:
     derivative = Implicit() if derivative is None else derivative
-    _check_solver(solver, max_steps)
+    check_solver(solver, max_steps)
     check_call(derivative, on_failure)
     max_steps = int(max_steps)
     closed = close(problem, y0, args)
@@ -190,7 +190,17 @@ def _run_engine(
     return judge(system, v0, v, steps, broke)
 
 
-def _check_solver(solver: Any, max_steps: Any) -> None:
+def default_solver(problem: AbstractProblem) -> AbstractSolver:
+    return Anderson() if problem.fixed_point else Newton()
+
+
+def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
+    """An error unless these solve; with `own`, unless the solver is one of ours."""
+    if own and not isinstance(solver, AbstractSolver):
+        raise TypeError(
+            "solver must be an ix.AbstractSolver such as ix.Newton(): its tolerance is "
+            f"to be changed. It is {solver!r}."
+        )
     if not isinstance(solver, AbstractSolver) and engine(solver) is None:
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "

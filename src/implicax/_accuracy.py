@@ -1,0 +1,211 @@
+"""A gradient as accurate as asked for: solve, certify, tighten, until it is."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from . import _tree
+from ._certificate import Certificate
+from ._certify import Quantity, certificate, prepare
+from ._conclude import OnFailure, check_call
+from ._derivative import Implicit
+from ._iterate import Outcome, iterate
+from ._problem import AbstractProblem
+from ._solution import ConvergenceError, Solution, Stats, Status
+from ._solve import check_solver, default_solver
+from ._system import System
+from ._tree import Vector
+
+#: Solves at most; each is at least three times as tight as the one before.
+MAX_ROUNDS = 8
+#: The error bar must be this far below what was asked for.
+SAFETY = 2.0
+
+
+class CertifiedGradient(eqx.Module):
+    """A gradient and the evidence for it. All leaves are arrays."""
+
+    gradient: PyTree[Array]
+    """The implicit gradient in the floating arrays of `args`; NaN under `jit` where its
+    error bar did not come down to what was asked for."""
+    certificate: Certificate
+    """Its error bar, and the rest of the evidence."""
+    solution: Solution
+    """The solution it was evaluated at; `stats` add up all rounds."""
+    met: Bool[Array, ""]
+    """Whether the error bar is below what was asked for."""
+    rounds: Int[Array, ""]
+    """Solves made."""
+
+
+class AccuracyError(ConvergenceError):
+    """The gradient is not known as accurately as was asked for, outside `jax.jit`.
+
+    The text says how far it came and why no further. `error.result` is the
+    [`implicax.CertifiedGradient`][] that was reached.
+    """
+
+    def __init__(self, result: CertifiedGradient, asked: float, solver: str):
+        self.result = result
+        self.solution = result.solution
+        reached = float(result.certificate.relative_gradient_error)
+        RuntimeError.__init__(
+            self,
+            f"The gradient's relative error bar is {reached:.1e}, and gradient_rtol="
+            f"{asked:.1e} was asked for (with a factor of {SAFETY:g} to spare).\n"
+            f"  {solver} ended: {Status[result.solution.status]}\n"
+            f"  {result.certificate!r}\n"
+            "  What to try: what the certificate says; raise max_steps; a faster "
+            "solver (ix.Newton); float64; or ask for less.",
+        )
+
+
+class _Round(eqx.Module):
+    outcome: Outcome
+    certificate: Certificate
+    rtol: Float[Array, ""]
+    steps: Int[Array, ""]
+    evaluations: Int[Array, ""]
+    rounds: Int[Array, ""]
+    met: Bool[Array, ""]
+
+
+def certified_gradient(
+    loss: Callable[[Any, Any], Array],
+    problem: AbstractProblem,
+    y0: PyTree,
+    args: PyTree,
+    *,
+    gradient_rtol: float,
+    solver: Any = None,
+    max_steps: int = 256,
+    on_failure: OnFailure = "raise",
+) -> CertifiedGradient:
+    """The gradient of `loss(y*(args), args)` to a relative accuracy that *you* state.
+
+    Solves to a first tolerance, certifies the gradient, and goes on from there with a
+    tighter one until the error bar, twice over, is below `gradient_rtol`.
+
+    **Arguments:**
+
+    - `loss`: takes `(y, args)`, returns a real scalar.
+    - `problem`: [`implicax.Root`][] or [`implicax.FixedPoint`][].
+    - `y0`, `args`, `solver`, `on_failure`: as in [`implicax.root`][]; the solver is one
+      of ix's own, and its `rtol` is chosen here.
+    - `gradient_rtol`: the relative (Euclidean) error that the gradient may have.
+    - `max_steps`: the bound on the steps of each round (of at most 8).
+
+    **Returns:** a [`implicax.CertifiedGradient`][]. Works under `jit` and `vmap`.
+
+    **Raises:** [`implicax.AccuracyError`][] where the bar does not come down (outside
+    `jit`); and as [`implicax.certify`][].
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    result = ix.certified_gradient(
+        lambda y, a: y**2,
+        ix.FixedPoint(lambda y, a: jnp.cos(a * y)),
+        jnp.asarray(0.5),
+        jnp.asarray(1.0),
+        gradient_rtol=1e-3,
+    )
+    print(f"{result.gradient:.3f}")
+    ```
+    ```text
+    -0.440
+    ```
+    """
+    if not isinstance(gradient_rtol, float | int) or not 0 < gradient_rtol < 1:
+        raise ValueError(
+            "gradient_rtol must be a number between 0 and 1 (1e-6: six digits of the "
+            f"gradient), not {gradient_rtol!r}."
+        )
+    closed, quantity, floating = prepare(loss, problem, y0, args, "y0")
+    solver = default_solver(problem) if solver is None else solver
+    check_solver(solver, max_steps, own=True)
+    check_call(Implicit(), on_failure)
+    last = _tighten(
+        quantity,
+        closed.v0,
+        floating,
+        solver,
+        jnp.asarray(gradient_rtol, _tree.working_dtype(closed.v0)),
+        int(max_steps),
+    )
+    outcome = last.outcome
+    stats = Stats(last.steps, last.evaluations, outcome.stats.residual_norm, None)
+    solution = Solution(
+        closed.view.from_real(outcome.y),
+        closed.restore_aux(closed.conditions(outcome.y, closed.inputs)[1]),
+        outcome.status,
+        stats,
+    )
+    gradient = last.certificate.gradient
+    concrete = not _tree.traced(last.met)
+    if on_failure == "raise" and not concrete:
+        gradient = jax.tree.map(lambda x: jnp.where(last.met, x, jnp.nan), gradient)
+    result = CertifiedGradient(
+        gradient, last.certificate, solution, last.met, last.rounds
+    )
+    if on_failure == "raise" and concrete and not bool(last.met):
+        raise AccuracyError(result, gradient_rtol, type(solver).__name__)
+    return result
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _tighten(
+    quantity: Quantity,
+    v0: Vector,
+    args: PyTree[Array],
+    solver: Any,
+    asked: Float[Array, ""],
+    max_steps: int,
+) -> _Round:
+    system = System(lambda v: quantity.residual(v, args), quantity.fixed_point)
+
+    def attempt(v: Vector, rtol: Array) -> tuple[Outcome, Certificate, Array]:
+        tight = eqx.tree_at(
+            lambda s: s.rtol, solver, rtol, is_leaf=lambda leaf: leaf is None
+        )
+        outcome = iterate(tight, system, v, max_steps)
+        outcome = eqx.tree_at(
+            lambda o: (o.inverse, o.stats.residual_history),
+            outcome,
+            (None, None),
+            is_leaf=lambda leaf: leaf is None,
+        )
+        evidence = certificate(quantity, outcome.y, args)
+        bar = SAFETY * evidence.relative_gradient_error
+        return outcome, evidence, bar <= asked
+
+    def going(last: _Round) -> Bool[Array, ""]:
+        able = last.outcome.status == Status.converged
+        return ~last.met & able & (last.rounds < MAX_ROUNDS)
+
+    def again(last: _Round) -> _Round:
+        # The error is proportional to the tolerance: aim at it, a little below.
+        shortfall = asked / (SAFETY * last.certificate.relative_gradient_error)
+        rtol = last.rtol * jnp.clip(0.5 * shortfall, 1e-6, 0.3)
+        outcome, evidence, met = attempt(last.outcome.y, rtol)
+        return _Round(
+            outcome,
+            evidence,
+            rtol,
+            last.steps + outcome.stats.steps,
+            last.evaluations + outcome.stats.evaluations,
+            last.rounds + 1,
+            met,
+        )
+
+    rtol = 0.3 * asked
+    outcome, evidence, met = attempt(v0, rtol)
+    steps, evaluations = outcome.stats.steps, outcome.stats.evaluations
+    one = jnp.ones((), jnp.int32)
+    first = _Round(outcome, evidence, rtol, steps, evaluations, one, met)
+    return jax.lax.while_loop(going, again, first)
