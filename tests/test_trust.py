@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import implicax as ix
+from implicax._linear import Auto, LinearSolve
 from implicax._lu import augment, eliminate, factorise
 
 LINEAR_SOLVERS = {
@@ -289,3 +290,38 @@ def test_a_factorisation_solves_both_ways(n):
         for transposed, exact in ((False, M), (True, M.T)):
             got = factor.solve(jnp.asarray(b), transposed)
             np.testing.assert_allclose(got, np.linalg.solve(exact, b), rtol=1e-8)
+
+
+def test_an_adjoint_to_start_from_saves_products_and_changes_nothing():
+    W = np.random.default_rng(0).normal(size=(60, 60)) * 0.9 / np.sqrt(60)
+    args = jnp.asarray(W), jnp.ones(60)
+    fn = lambda z, a: jnp.tanh(a[0] @ z + a[1])
+    z = ix.fixed_point(fn, jnp.zeros(60), args, solver=ix.Newton()).value
+    loss = lambda z, a: jnp.sum(z**2)
+    certificate = ix.certify(loss, ix.FixedPoint(fn), z, args)
+    _, pull = jax.vjp(lambda z: z - fn(z, args), z)
+    products = []
+
+    def product(u):
+        jax.debug.callback(lambda: products.append(1))
+        return pull(u)[0]
+
+    spent = []
+    for guess in (None, certificate.adjoint * (1 + 1e-6), certificate.adjoint):
+        products.clear()
+        solve = LinearSolve(Auto(), None, fixed_point=True, guess=guess)
+        u = solve.adjoint(product, 2 * z)
+        jax.effects_barrier()
+        spent.append(len(products))
+        np.testing.assert_allclose(u, certificate.adjoint, rtol=1e-8)
+    assert spent[0] > 1.5 * spent[1] > 1.5 * spent[2] == 1.5
+
+    def gradient(derivative):
+        solve = lambda a: ix.fixed_point(fn, jnp.zeros(60), a, derivative=derivative)
+        return jax.grad(lambda a: loss(solve(a).value, a))(args)
+
+    for guess in (certificate.adjoint, jnp.ones(60)):
+        for got, exact in zip(
+            gradient(ix.Implicit(adjoint=guess)), certificate.gradient, strict=True
+        ):
+            np.testing.assert_allclose(got, exact, rtol=1e-7, atol=1e-9)

@@ -12,6 +12,7 @@ from . import _tree
 from ._certificate import Certificate
 from ._certify import Quantity, certificate, prepare
 from ._conclude import OnFailure, check_call
+from ._conditions import View
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
 from ._problem import AbstractProblem
@@ -132,6 +133,7 @@ def certified_gradient(
     check_call(Implicit(), on_failure)
     last = _tighten(
         quantity,
+        closed.view,
         closed.v0,
         floating,
         solver,
@@ -161,6 +163,7 @@ def certified_gradient(
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _tighten(
     quantity: Quantity,
+    view: View,
     v0: Vector,
     args: PyTree[Array],
     solver: Any,
@@ -180,7 +183,7 @@ def _tighten(
             (None, None),
             is_leaf=lambda leaf: leaf is None,
         )
-        evidence = certificate(quantity, outcome.y, args)
+        evidence = certificate(quantity, outcome.y, args, view)
         bar = SAFETY * evidence.relative_gradient_error
         return outcome, evidence, bar <= asked
 

@@ -27,6 +27,8 @@ class Certificate(eqx.Module):
     """`|delta|`, the estimated Euclidean norm of `y* - y`."""
     residual: Float[Array, ""]
     """`|F(y)|`."""
+    adjoint: PyTree[Array]
+    """The solution `u` of `(dF/dy)^T u = dl/dy`, with the structure of `value`."""
     adjoint_residual: Float[Array, ""]
     """`|dl/dy - (dF/dy)^T u| / |dl/dy|`."""
     condition_number: Float[Array, ""]

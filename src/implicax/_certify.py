@@ -30,7 +30,15 @@ from jaxtyping import Array, Float, PyTree
 
 from . import _tree
 from ._certificate import TRUSTED_ERROR, Certificate
-from ._conditions import Closed, Computation, Conditions, close, split_arrays, trace
+from ._conditions import (
+    Closed,
+    Computation,
+    Conditions,
+    View,
+    close,
+    split_arrays,
+    trace,
+)
 from ._linear import DENSE_LIMIT, Auto, LinearSolve
 from ._lu import factorise, materialise
 from ._problem import AbstractProblem
@@ -77,7 +85,7 @@ def certify(
     ```
     """
     closed, quantity, floating = prepare(loss, problem, value, args, "value")
-    return _compiled(quantity, closed.v0, floating)
+    return _compiled(quantity, closed.v0, floating, closed.view)
 
 
 class Quantity(eqx.Module):
@@ -140,7 +148,9 @@ def prepare(
     return closed, quantity, floating
 
 
-def certificate(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certificate:
+def certificate(
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
+) -> Certificate:
     """The certificate of the gradient of `quantity` in `args`, at `v`."""
     loss, residual = quantity.loss, quantity.residual
     here, product = jax.linearize(lambda v: residual(v, args), v)
@@ -199,6 +209,7 @@ def certificate(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certifica
         corrected_gradient=corrected,
         solution_error=_tree.norm(delta),
         residual=_tree.norm(here),
+        adjoint=view.from_real(u),
         adjoint_residual=adjoint,
         condition_number=condition,
         spectral_radius=radius,
@@ -207,8 +218,10 @@ def certificate(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certifica
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _compiled(quantity: Quantity, v: Vector, args: PyTree[Array]) -> Certificate:
-    return certificate(quantity, v, args)
+def _compiled(
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
+) -> Certificate:
+    return certificate(quantity, v, args, view)
 
 
 def _check_loss(value: Any) -> Array:

@@ -40,7 +40,7 @@ def conclude(
         closed.conditions,
         problem.fixed_point,
         solver,
-        derivative,
+        derivative.on(closed.view),
         outcome,
         closed.inputs,
         problem.has_aux,

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree
-from ._conditions import Conditions
+from ._conditions import Conditions, View
 from ._implicit import attach
 from ._iterate import Outcome
 from ._linear import LinearSolve, linear_solver
@@ -30,6 +30,11 @@ class AbstractDerivative(eqx.Module):
     unrolls: ClassVar[bool] = False
     #: Whether steps of the solver are taken at the solution.
     steps_with_solver: ClassVar[bool] = False
+
+    def on(self, view: View) -> "AbstractDerivative":
+        """The same on the real view of the unknown."""
+        del view
+        return self
 
     @abc.abstractmethod
     def attach(
@@ -54,12 +59,24 @@ class Implicit(AbstractDerivative):
       (up to 4096 real unknowns) and factorises it; else runs GMRES. It falls back
       along that list, checks the true residual each time, and gives NaN rather than a
       wrong derivative.
+    - `adjoint`: where iterations for the adjoint start in reverse mode, with the
+      structure of `y`: the `adjoint` of the last [`implicax.Certificate`][], say, in a
+      loop whose `args` change little. It changes the time, not the derivative.
     """
 
     linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
+    adjoint: PyTree[Array] | None = None
+
+    def on(self, view):
+        if self.adjoint is None:
+            return self
+        guess = jax.lax.stop_gradient(view.to_real(self.adjoint))
+        return Implicit(self.linear_solver, guess)
 
     def attach(self, conditions, fixed_point, solver, outcome, inputs):
-        solve = LinearSolve(self.linear_solver, outcome.inverse, fixed_point)
+        solve = LinearSolve(
+            self.linear_solver, outcome.inverse, fixed_point, self.adjoint
+        )
         return attach(conditions, solve, outcome.y, inputs)
 
 

@@ -21,6 +21,7 @@ Every solve checks its true residual, and answers NaN when it could not be met: 
 wrong derivative never leaves this file silently.
 """
 
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -94,8 +95,9 @@ def _refine(
     rate: float,
     grace: float = 1.0,
     size: Float[Array, ""] | None = None,
+    start: Vector | None = None,
 ) -> _Answer:
-    """Richardson iteration for `product(t) = b` from `t = 0`.
+    """Richardson iteration for `product(t) = b` from `t = start` (zero by default).
 
     It goes on while the residual falls by `rate` per step on average, so the number of
     steps is bounded by `log(tolerance) / log(rate)`; a factor of `grace` allows for the
@@ -122,9 +124,13 @@ def _refine(
         sizes = jnp.stack([_tree.largest(remainder), ceiling, floor])
         return _Refinement(solution, remainder, sizes)
 
-    sizes = jnp.stack([norm_b, grace * norm_b, enough])
-    start = _Refinement(_tree.zeros_like(b), b, sizes)
-    last = jax.lax.while_loop(promising, step, start)
+    solution, remainder, norm = _tree.zeros_like(b), b, norm_b
+    if start is not None:
+        solution, remainder = start, _tree.subtract(b, product(start))
+        norm = _tree.largest(remainder)
+    sizes = jnp.stack([norm, grace * norm, enough])
+    first = _Refinement(solution, remainder, sizes)
+    last = jax.lax.while_loop(promising, step, first)
     norm, _, floor = last.sizes
     there = norm <= floor
     return _Answer(last.solution, there, there | (norm <= eps**0.5 * norm_b))
@@ -136,11 +142,13 @@ class LinearSolve(eqx.Module):
     - `choice`: `Auto()` or a `lineax.AbstractLinearSolver`.
     - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
+    - `guess`: where iterations for `J^T u = b` start, or `None`.
     """
 
     choice: Any
     inverse: Factor | Contraction | None
     fixed_point: bool = eqx.field(static=True)
+    guess: Vector | None = None
 
     def __call__(self, product: Product, b: Vector) -> Vector:
         """`t` with `product(t) = b`, differentiable to any order.
@@ -162,7 +170,9 @@ class LinearSolve(eqx.Module):
             # One vector: `custom_linear_solve` has no reverse mode where a piece of `b`
             # is a constant zero, and it is where `args` do not enter those conditions.
             flat, unravel = _tree.ravel(b)
-            t = self._bind(lambda t: _flat(product(unravel(t))), flat, transposed)
+            guess = None if self.guess is None else _flat(self.guess)
+            solve = LinearSolve(self.choice, self.inverse, self.fixed_point, guess)
+            t = solve._bind(lambda t: _flat(product(unravel(t))), flat, transposed)
             return unravel(t)
         return jax.lax.custom_linear_solve(
             product,
@@ -178,33 +188,28 @@ class LinearSolve(eqx.Module):
         )
 
     def _answer(self, product: Product, b: Vector, transposed: bool) -> _Answer:
+        refine = functools.partial(
+            _refine, product, b, start=self.guess if transposed else None
+        )
+        inverse = self.inverse
         if not isinstance(self.choice, Auto):
             solver = self.choice
-            return _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
-        inverse = self.inverse
+            return refine(lambda r: _run(solver, product, r), rate=0.5)
         if isinstance(inverse, Contraction):
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
-            return _refine(
-                product,
-                b,
-                lambda r: inverse.solve(r, transposed),
-                rate=0.999,
-                grace=10.0,
+            return refine(
+                lambda r: inverse.solve(r, transposed), rate=0.999, grace=10.0
             )
         if _tree.size(b) <= SMALL:
             return _direct(product, b)
         last_resort = _direct if _tree.size(b) <= DENSE_LIMIT else _krylov
         if isinstance(inverse, Factor):
-            first = _refine(
-                product,
-                b,
-                lambda r: inverse.solve(r, transposed),
-                rate=0.5,
-                size=inverse.size,
+            first = refine(
+                lambda r: inverse.solve(r, transposed), rate=0.5, size=inverse.size
             )
         elif self.fixed_point:
-            first = _refine(product, b, lambda r: r, rate=0.9, grace=10.0)
+            first = refine(lambda r: r, rate=0.9, grace=10.0)
         else:
             return last_resort(product, b)
 
