@@ -325,3 +325,12 @@ def test_an_adjoint_to_start_from_saves_products_and_changes_nothing():
             gradient(ix.Implicit(adjoint=guess)), certificate.gradient, strict=True
         ):
             np.testing.assert_allclose(got, exact, rtol=1e-7, atol=1e-9)
+
+
+def test_a_function_may_solve_the_linear_systems():
+    M = jnp.asarray([[3.0, 1.0], [0.5, 2.0]])
+    gmres = lambda matvec, b: jax.scipy.sparse.linalg.gmres(matvec, b, tol=1e-3)[0]
+    solve = solution(lambda y, a: M @ y - a, [0.0, 0.0], gmres)
+    gradient = jax.grad(lambda a: jnp.sum(solve(a)))(jnp.ones(2))
+    exact = np.linalg.solve(np.asarray(M).T, np.ones(2))
+    np.testing.assert_allclose(gradient, exact, rtol=1e-9)

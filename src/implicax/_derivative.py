@@ -53,8 +53,9 @@ class Implicit(AbstractDerivative):
 
     **Arguments:**
 
-    - `linear_solver`: `"auto"` or any `lineax.AbstractLinearSolver`. `"auto"` reuses
-      the solver's factorisation where it left one (Newton, Chord); else iterates the
+    - `linear_solver`: `"auto"`, any `lineax.AbstractLinearSolver`, or a function
+      `solve(matvec, b)` of flat vectors (what it gets wrong is refined). `"auto"`
+      reuses the solver's factorisation where it left one (Newton, Chord); else iterates the
       linearised map for fixed points of more than 40 unknowns; else forms the Jacobian
       (up to 4096 real unknowns) and factorises it; else runs GMRES. It falls back
       along that list, checks the true residual each time, and gives NaN rather than a

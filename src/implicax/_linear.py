@@ -48,14 +48,15 @@ class Auto(eqx.Module):
 
 
 def linear_solver(choice: Any) -> Any:
-    """`"auto"` or a lineax solver, or an error that says so."""
+    """`"auto"`, a lineax solver or a callable, or an error that says so."""
     if isinstance(choice, Auto) or (isinstance(choice, str) and choice == "auto"):
         return Auto()
-    if isinstance(choice, lx.AbstractLinearSolver):
+    wanted = isinstance(choice, lx.AbstractLinearSolver) or callable(choice)
+    if wanted and not isinstance(choice, type):
         return choice
     raise ValueError(
-        "linear_solver must be 'auto' or a lineax.AbstractLinearSolver, not "
-        f"{choice!r}."
+        "linear_solver must be 'auto', a lineax.AbstractLinearSolver (an instance), or "
+        f"a function solve(matvec, b) of flat vectors, not {choice!r}."
     )
 
 
@@ -139,7 +140,7 @@ def _refine(
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
-    - `choice`: `Auto()` or a `lineax.AbstractLinearSolver`.
+    - `choice`: `Auto()`, a `lineax.AbstractLinearSolver`, or `solve(matvec, b)`.
     - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
     - `guess`: where iterations for `J^T u = b` start, or `None`.
@@ -254,8 +255,15 @@ def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
 
 
 def _run(solver: Any, product: Product, b: Vector) -> Vector:
-    """`init` and `compute`, not `lineax.linear_solve`: that one puts a host callback
-    into every gradient program, for errors that are data here."""
+    """The user's linear solver.
+
+    Of lineax, `init` and `compute`, not `lineax.linear_solve`: that one puts a host
+    callback into every gradient program, for errors that are data here.
+    """
+    if not isinstance(solver, lx.AbstractLinearSolver):
+        flat, unravel = _tree.ravel(b)
+        x = solver(lambda x: _flat(product(unravel(x))), flat)
+        return unravel(jnp.reshape(x, flat.shape).astype(flat.dtype))
     structure = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), b
     )
