@@ -55,11 +55,11 @@ class Implicit(AbstractDerivative):
 
     - `linear_solver`: `"auto"`, any `lineax.AbstractLinearSolver`, or a function
       `solve(matvec, b)` of flat vectors (what it gets wrong is refined). `"auto"`
-      reuses the solver's factorisation where it left one (Newton, Chord); else iterates the
-      linearised map for fixed points of more than 40 unknowns; else forms the Jacobian
-      (up to 4096 real unknowns) and factorises it; else runs GMRES. It falls back
-      along that list, checks the true residual each time, and gives NaN rather than a
-      wrong derivative.
+      iterates the linearised map after Picard; forms the Jacobian and eliminates up to
+      40 real unknowns; else reuses the solver's factorisation where it left one
+      (Newton, Chord), or iterates the linearised map of a fixed point; and falls back
+      on elimination (up to 4096 real unknowns) or GMRES. It checks the true residual
+      each time, and gives NaN rather than a wrong derivative.
     - `adjoint`: where iterations for the adjoint start in reverse mode, with the
       structure of `y`: the `adjoint` of the last [`implicax.Certificate`][], say, in a
       loop whose `args` change little. It changes the time, not the derivative.
