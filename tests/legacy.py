@@ -110,9 +110,7 @@ def in_c(y0: Any, args: Any) -> Any:
     z = row(y0).copy()
     W = np.ascontiguousarray(args["W"])
     tolerance = 10 * np.finfo(z.dtype).eps
-    steps = library(str(z.dtype)).iterate(
-        z.size, W, row(args["x"]), z, tolerance, 500
-    )
+    steps = library(str(z.dtype)).iterate(z.size, W, row(args["x"]), z, tolerance, 500)
     if steps < 0:
         raise RuntimeError("no convergence in C")
     return restore(z)
