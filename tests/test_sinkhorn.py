@@ -369,3 +369,53 @@ def test_a_duplicated_equation():
     normal = np.array([1.0, 3 * 1.2**2])
     tangent = jax.jacfwd(lambda a: solve(jnp.array([0.0, 1.2]), a).value)(a)
     np.testing.assert_allclose(tangent, normal / (normal @ normal), rtol=1e-12)
+
+
+def test_minimum_norm_solves_differentiates_and_certifies_the_free_map():
+    """Newton on the free map, its derivative, and the certificate's word on both kinds
+    of loss; n = 64, eps = 0.05."""
+    n, eps = 64, 0.05
+    x, y = np.random.default_rng(0).uniform(size=(2, n, 2))
+    C = jnp.asarray(((x[:, None] - y[None]) ** 2).sum(-1))
+    lse, log_n = jax.scipy.special.logsumexp, np.log(n)
+
+    def column(f, C):
+        return eps * (-log_n - lse((f[:, None] - C) / eps, axis=0))
+
+    def free_map(f, C):
+        return eps * (-log_n - lse((column(f, C)[None] - C) / eps, axis=1))
+
+    def cost(f, C):
+        return jnp.sum(jnp.exp((f[:, None] + column(f, C)[None] - C) / eps) * C)
+
+    least = ix.MinimumNorm()
+
+    @jax.jit
+    def solve(C):
+        return ix.fixed_point(
+            free_map,
+            jnp.zeros(n),
+            C,
+            solver=ix.Newton(least),
+            derivative=ix.Implicit(least),
+        )
+
+    value = lambda C: cost(solve(C).value, C)
+    f = solve(C).value
+    problem = ix.FixedPoint(free_map)
+    determined = ix.certify(cost, problem, f, C, linear_solver=least)
+    assert bool(determined.ok)
+    assert float(determined.relative_gradient_error) < 1e-10
+    D = jnp.asarray(np.random.default_rng(1).normal(size=(n, n)))
+    h = 1e-5
+    differences = (value(C + h * D) - value(C - h * D)) / (2 * h)
+    gradient = jax.jit(jax.grad(value))(C)
+    np.testing.assert_allclose(jnp.sum(gradient * D), differences, rtol=1e-6)
+    np.testing.assert_allclose(determined.gradient, gradient, rtol=1e-9, atol=1e-14)
+    tangent = jax.jit(lambda C: jax.jvp(value, (C,), (D,))[1])(C)
+    np.testing.assert_allclose(tangent, jnp.sum(gradient * D), rtol=1e-9)
+
+    gauge = ix.certify(lambda f, C: f[0], problem, f, C, linear_solver=least)
+    assert not bool(gauge.ok)
+    assert "the loss depends on what it leaves free" in repr(gauge)
+    assert np.isnan(jax.grad(lambda C: solve(C).value[0])(C)).all()

@@ -83,7 +83,8 @@ def _report(c: Certificate) -> str:
             "adjoint",
             f"relative residual {adjoint:.1e}",
             adjoint <= eps**0.5,
-            "the adjoint system was not solved: scale the equations, or use float64",
+            "the adjoint system was not solved: scale the equations, or use float64; "
+            "where dF/dy is singular, the loss depends on what it leaves free",
         ),
         (
             "gradient",
@@ -102,8 +103,10 @@ def _report(c: Certificate) -> str:
             advised = True
     if c.spectral_radius is not None:
         radius = float(c.spectral_radius)
-        verdict = (
-            "contracts" if radius < 1 else "does NOT contract (Newton does not mind)"
-        )
+        verdict = "contracts"
+        if abs(radius - 1) <= eps**0.5:
+            verdict = "on the edge: a direction is left free, or nearly"
+        elif radius > 1:
+            verdict = "does NOT contract (Newton does not mind)"
         lines.append(f"      map       spectral radius {radius:.4f}: {verdict}")
     return "\n".join(lines)

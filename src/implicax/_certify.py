@@ -39,7 +39,8 @@ from ._conditions import (
     split_arrays,
     trace,
 )
-from ._linear import DENSE_LIMIT, Auto, LinearSolve
+from ._linear import DENSE_LIMIT, Auto, LinearSolve, MinimumNorm
+from ._linear import linear_solver as check_linear_solver
 from ._lu import factorise, materialise
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
@@ -51,6 +52,8 @@ def certify(
     problem: AbstractProblem,
     value: PyTree,
     args: PyTree,
+    *,
+    linear_solver: Any = "auto",
 ) -> Certificate:
     """Check the implicit gradient of `loss` at `value`, and put an error bar on it.
 
@@ -61,6 +64,9 @@ def certify(
     - `value`: the solution, converged or not (it is most useful where it is not).
     - `args`: the pytree that `problem` and `loss` take; the gradient is in its floating
       arrays.
+    - `linear_solver`: `"auto"`, or [`implicax.MinimumNorm`][] where `dF/dy` is singular
+      and the loss depends on nothing that it leaves free; the condition number is then
+      that of the determined part.
 
     **Returns:** a [`implicax.Certificate`][]. Works under `jit` and `vmap`. The cost is
     one Jacobian factorisation (or three Krylov solves beyond 4096 unknowns) and a few
@@ -84,7 +90,14 @@ def certify(
     -0.297474
     ```
     """
+    choice = check_linear_solver(linear_solver)
+    if not isinstance(choice, Auto | MinimumNorm):
+        raise ValueError(
+            "linear_solver must be 'auto' or ix.MinimumNorm() here: the evidence "
+            f"should not depend on the solver that it is about. It is {linear_solver!r}."
+        )
     closed, quantity, floating = prepare(loss, problem, value, args, "value")
+    quantity = eqx.tree_at(lambda q: q.choice, quantity, choice)
     return _compiled(quantity, closed.v0, floating, closed.view)
 
 
@@ -97,6 +110,7 @@ class Quantity(eqx.Module):
     fixed: PyTree[Array]
     """The arrays of `args` that are not floating."""
     fixed_point: bool = eqx.field(static=True)
+    choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
 
     def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:
         return self.closed_loss(v, (self.constants[1], eqx.combine(args, self.fixed)))
@@ -159,9 +173,10 @@ def certificate(
     def transposed(u: Vector) -> Vector:
         return pullback(u)[0]
 
-    dense = _tree.size(v) <= DENSE_LIMIT
-    factor = factorise(materialise(product, v)) if dense else None
-    solve = LinearSolve(Auto(), factor, quantity.fixed_point)
+    factor = None
+    if isinstance(quantity.choice, Auto) and _tree.size(v) <= DENSE_LIMIT:
+        factor = factorise(materialise(product, v))
+    solve = LinearSolve(quantity.choice, factor, quantity.fixed_point)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
         """`g(v)` and the adjoint `u`."""
@@ -171,13 +186,13 @@ def certificate(
         _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
         return _tree.subtract(by_args, pullback_args(u)[0]), u
 
-    delta = jax.tree.map(jnp.negative, solve(product, here))
+    delta = jax.tree.map(jnp.negative, solve.approximately(product, here, False))
     (g, u), (change, _) = jax.jvp(gradient, (v,), (delta,))
 
     by_y = jax.grad(loss)(v, args)
     remainder = _tree.subtract(by_y, transposed(u))
     _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
-    missing = pullback_args(solve.transposed(transposed, remainder))[0]
+    missing = pullback_args(solve.approximately(transposed, remainder, True))[0]
     change = _tree.subtract(change, missing)
     corrected = _tree.add(g, change)
 
@@ -186,7 +201,9 @@ def certificate(
     size = _modulus(corrected)
     norm_by_y, norm_remainder = _tree.norm(by_y), _tree.norm(remainder)
     smallest = largest_singular_value(
-        lambda x: solve(product, x), lambda x: solve.transposed(transposed, x), v
+        lambda x: solve.approximately(product, x, False),
+        lambda x: solve.approximately(transposed, x, True),
+        v,
     )
     condition = largest_singular_value(product, transposed, v) * smallest
     condition = jnp.where(jnp.isfinite(condition), condition, jnp.inf)

@@ -47,16 +47,88 @@ class Auto(eqx.Module):
         return "'auto'"
 
 
+class MinimumNorm(eqx.Module):
+    """The shortest of all solutions of a consistent *singular* linear system.
+
+    For solutions that are determined up to a free direction (the constant in Sinkhorn's
+    potentials, a duplicated equation). As `linear_solver=` of [`implicax.Newton`][] it
+    takes least-squares steps; of [`implicax.Implicit`][] it gives the derivative of
+    what *is* determined, and the shortest tangent. In reverse mode a loss that depends
+    on the free direction makes the system inconsistent, and the derivative NaN. By a
+    dense singular value decomposition, up to 4096 real unknowns (Golub & Van Loan,
+    *Matrix Computations*, sec. 5.5).
+
+    **Arguments:**
+
+    - `rcond`: singular values below this fraction of the largest count as zero; `None`
+      means `sqrt(eps)`.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    def difference(y, a):  # only y[0] - y[1] is determined
+        return jnp.array([y[0] - y[1] - a, y[1] - y[0] + a])
+
+    def loss(a):
+        least = ix.MinimumNorm()
+        y = ix.root(
+            difference,
+            jnp.zeros(2),
+            a,
+            solver=ix.Newton(least),
+            derivative=ix.Implicit(least),
+        ).value
+        return (y[0] - y[1]) ** 2
+
+    print(f"{jax.grad(loss)(3.0):.4f}")
+    ```
+    ```text
+    6.0000
+    ```
+    """
+
+    rcond: float | None = eqx.field(static=True, default=None)
+
+    def __check_init__(self):
+        if self.rcond is not None and not 0 < self.rcond < 1:
+            raise ValueError(
+                f"rcond must be a fraction between 0 and 1, not {self.rcond!r}."
+            )
+
+    def least_squares(
+        self, product: Product, b: Vector
+    ) -> tuple[Vector, Float[Array, ""]]:
+        """The shortest `t` of those with the smallest `|b - J t|`, and that norm."""
+        if _tree.size(b) > DENSE_LIMIT:
+            raise ValueError(
+                f"MinimumNorm decomposes the Jacobian, and y has {_tree.size(b)} real "
+                f"unknowns; the limit is {DENSE_LIMIT}. Use lineax.LSMR beyond that."
+            )
+        flat, unravel = _tree.ravel(b)
+        matrix = materialise(product, b)
+        left, values, right = jnp.linalg.svd(matrix)
+        eps = _tree.coarsest_eps(b)
+        rcond = eps**0.5 if self.rcond is None else self.rcond
+        kept = values > rcond * jnp.max(values)
+        inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
+        t = (inverse * (flat @ left)) @ right
+        return unravel(t), _tree.largest(flat - matrix @ t)
+
+
 def linear_solver(choice: Any) -> Any:
     """`"auto"`, a lineax solver or a callable, or an error that says so."""
     if isinstance(choice, Auto) or (isinstance(choice, str) and choice == "auto"):
         return Auto()
-    wanted = isinstance(choice, lx.AbstractLinearSolver) or callable(choice)
+    ours = isinstance(choice, MinimumNorm)
+    wanted = ours or isinstance(choice, lx.AbstractLinearSolver) or callable(choice)
     if wanted and not isinstance(choice, type):
         return choice
     raise ValueError(
-        "linear_solver must be 'auto', a lineax.AbstractLinearSolver (an instance), or "
-        f"a function solve(matvec, b) of flat vectors, not {choice!r}."
+        "linear_solver must be 'auto', ix.MinimumNorm(), a lineax.AbstractLinearSolver "
+        "(an instance), or a function solve(matvec, b) of flat vectors, not "
+        f"{choice!r}."
     )
 
 
@@ -140,7 +212,7 @@ def _refine(
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
-    - `choice`: `Auto()`, a `lineax.AbstractLinearSolver`, or `solve(matvec, b)`.
+    - `choice`: `Auto()`, `MinimumNorm()`, a lineax solver, or `solve(matvec, b)`.
     - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
     - `guess`: where iterations for `J^T u = b` start, or `None`.
@@ -165,6 +237,13 @@ class LinearSolve(eqx.Module):
     def adjoint(self, product: Product, b: Vector) -> Vector:
         """As `transposed`, without a derivative: for products that have none."""
         return self._solve(product, b, True)
+
+    def approximately(self, product: Product, b: Vector, transposed: bool) -> Vector:
+        """As the others, for a `b` that a singular `J` may not reach: unchecked there,
+        without a derivative."""
+        if isinstance(self.choice, MinimumNorm):
+            return self.choice.least_squares(product, b)[0]
+        return self._solve(product, b, transposed)
 
     def _bind(self, product: Product, b: Vector, transposed: bool) -> Vector:
         if len(jax.tree.leaves(b)) > 1:
@@ -193,6 +272,10 @@ class LinearSolve(eqx.Module):
             _refine, product, b, start=self.guess if transposed else None
         )
         inverse = self.inverse
+        if isinstance(self.choice, MinimumNorm):
+            t, norm = self.choice.least_squares(product, b)
+            good = norm <= _tree.coarsest_eps(b) ** 0.5 * _tree.largest(b)
+            return _Answer(t, good, good)
         if not isinstance(self.choice, Auto):
             solver = self.choice
             return refine(lambda r: _run(solver, product, r), rate=0.5)

@@ -29,7 +29,8 @@ class Newton(AbstractSolver):
 
     - `linear_solver`: `"auto"` forms `J` and factorises it up to 4096 real unknowns and
       uses matrix-free GMRES beyond; or any `lineax.AbstractLinearSolver`, for example
-      `lx.GMRES(rtol=1e-6, atol=1e-6)`.
+      `lx.GMRES(rtol=1e-6, atol=1e-6)`; or [`implicax.MinimumNorm`][], for singular
+      systems.
     - `line_search`: halve `t` until the residual falls; `False` always takes `t = 1`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
     """
@@ -63,7 +64,7 @@ class Newton(AbstractSolver):
         else:
             _, product = jax.linearize(system.residual, point.y)
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
-            correction = solve(product, point.residual)
+            correction = solve.approximately(product, point.residual, False)
         direction = jax.tree.map(jnp.negative, correction)
         if not self.line_search:
             return state.move(system, _tree.add(point.y, direction), elimination)

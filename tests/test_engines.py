@@ -1,0 +1,239 @@
+"""Solvers of SciPy and optimistix, as they are, with the library's derivative.
+
+On `y = tanh(W y + x)`; JAX's derivatives of forty Newton steps are the oracle.
+"""
+
+import functools
+import subprocess
+import sys
+import textwrap
+
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+import pytest
+
+import implicax as ix
+
+from .oracles import relative_error
+from .problems import make, quick_jit
+
+W = 0.2 * jnp.asarray([[1.0, -1.0, 0.5], [0.3, 0.8, -0.4], [0.6, 0.1, -0.9]])
+X = jnp.asarray([1.0, -0.5, 2.0])
+START = jnp.zeros(3)
+
+tight = {"rtol": 1e-10, "atol": 1e-10}
+ENGINES = {
+    "SciPy hybr": ix.SciPy("hybr"),
+    "Newton": optx.Newton(**tight),
+    "Chord": optx.Chord(**tight),
+    "LevenbergMarquardt": optx.LevenbergMarquardt(**tight),
+    "Dogleg": optx.Dogleg(**tight),
+    "BFGS": optx.BFGS(**tight),
+    "FixedPointIteration": optx.FixedPointIteration(**tight),
+}
+
+
+def step(y, x):
+    return jnp.tanh(W @ y + x)
+
+
+def residual(y, x):
+    return y - step(y, x)
+
+
+def ahead(y, x):
+    """The same equation, with the sign that SciPy's own fixed steps go along."""
+    return step(y, x) - y
+
+
+CALLS = {"root": residual, "fixed_point": step}
+
+
+def solution(x, solver, kind="root", **options):
+    return getattr(ix, kind)(CALLS[kind], START, x, solver=solver, **options)
+
+
+def derivatives(solve):
+    """A short version of the derivative matrix, as one program."""
+    loss = lambda x: jnp.sum(jnp.sin(solve(x)))
+    points = jnp.stack([X, X[::-1]])
+    return quick_jit(
+        lambda: {
+            "value": solve(X),
+            "jacfwd": jax.jacfwd(solve)(X),
+            "jacrev": jax.jacrev(solve)(X),
+            "forward_over_reverse": jax.jacfwd(jax.grad(loss))(X),
+            "vmap_of_grad": jax.vmap(jax.grad(loss))(points),
+            "grad_of_vmap": jax.grad(lambda p: jnp.sum(jax.vmap(loss)(p)))(points),
+            "grad_in_scan": jax.lax.scan(
+                lambda c, x: (c, jax.grad(loss)(x)), None, points
+            )[1],
+        }
+    )()
+
+
+def unrolled(x):
+    def newton(y, _):
+        return y - jnp.linalg.solve(jax.jacfwd(residual)(y, x), residual(y, x)), None
+
+    return jax.lax.scan(newton, START, None, length=40)[0]
+
+
+@functools.cache
+def expected():
+    return derivatives(unrolled)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_short_derivative_matrix(engine):
+    kind = "fixed_point" if engine == "FixedPointIteration" else "root"
+    came = derivatives(lambda x: solution(x, ENGINES[engine], kind).value)
+    for entry, wanted in expected().items():
+        assert relative_error(came[entry], wanted) <= 1e-8, entry
+
+
+#: `scipy.optimize.root`'s methods.
+METHODS = [
+    "hybr",
+    "lm",
+    "broyden1",
+    "broyden2",
+    "anderson",
+    "linearmixing",
+    "diagbroyden",
+    "excitingmixing",
+    "krylov",
+    "df-sane",
+]
+
+
+@pytest.mark.filterwarnings("ignore:An ill-conditioned matrix")  # SciPy's Anderson
+@pytest.mark.parametrize("kind", CALLS)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_of_scipy(method, kind):
+    fn = {"root": ahead, "fixed_point": step}[kind]
+    solver = ix.SciPy(method)
+    solve = lambda x: getattr(ix, kind)(fn, START, x, solver=solver).value
+    value, slope = quick_jit(lambda x: (solve(x), jax.jacrev(solve)(x)))(X)
+    assert relative_error(value, expected()["value"]) <= 1e-9
+    assert relative_error(slope, expected()["jacrev"]) <= 1e-9
+
+
+@pytest.mark.parametrize("variant", ["float32", "conjugate"])
+def test_dtypes(variant):
+    """A dict of three arrays, in single precision or complex."""
+    case = make("root", variant)
+    rough = {"rtol": 1e-5, "atol": 1e-5}
+    engines = [ix.SciPy(), optx.Newton(**rough if variant == "float32" else tight)]
+    wanted = case.solve(ix.Newton(), case.args)
+    allowed = 1e-4 if variant == "float32" else 1e-8
+    for engine in engines:
+        came = case.solve(engine, case.args)
+        assert relative_error(came, wanted) <= allowed
+        assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {case.dtype}
+
+
+def test_the_silent_zero_of_root_find_by_bfgs():
+    """`y0^2 + y1 = a, y0 = y1^3`: with `b = y1`, `b^6 + b = a` and
+    `d(y0 + y1)/da = (3 b^2 + 1) / (6 b^5 + 1)`: 4/7 at `a = 2`."""
+
+    def fn(y, a):
+        return jnp.stack([y[0] ** 2 + y[1] - a, y[0] - y[1] ** 3])
+
+    start, solver = 1.2 * jnp.ones(2), optx.BFGS(**tight)
+    ours = lambda a: jnp.sum(ix.root(fn, start, a, solver=solver).value)
+
+    def theirs(a):
+        with jax.numpy_dtype_promotion("standard"):
+            return jnp.sum(optx.root_find(fn, solver, start, a, max_steps=256).value)
+
+    (value, slope), total = quick_jit(
+        lambda a: (jax.value_and_grad(ours)(a), theirs(a))
+    )(2.0)
+    assert relative_error(value, total) <= 1e-8
+    assert relative_error(slope, 4 / 7 * jnp.ones(())) <= 1e-8
+
+
+def test_steps_are_counted_where_they_are_told():
+    assert int(solution(X, ENGINES["Newton"]).stats.steps) in range(2, 10)
+    assert int(solution(X, ENGINES["SciPy hybr"]).stats.steps) == -1
+
+
+@pytest.mark.parametrize("engine", ["SciPy hybr", "Newton"])
+def test_where_there_is_no_solution(engine):
+    with pytest.raises(ix.ConvergenceError, match="does not solve the equation"):
+        ix.root(lambda y, a: y**2 + a, 1.0, 1.0, solver=ENGINES[engine])
+
+
+@pytest.mark.parametrize("engine", ["SciPy hybr", "Newton"])
+def test_one_bad_lane(engine):
+    solve = lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a, solver=ENGINES[engine])
+    program = quick_jit(
+        jax.vmap(lambda a: (solve(a), jax.grad(lambda a: solve(a).value)(a)))
+    )
+    batch, slopes = program(jnp.asarray([1.0, -1.0, 4.0]))
+    assert (batch.status == ix.Status.converged).tolist() == [True, False, True]
+    assert relative_error(batch.value[::2], jnp.asarray([1.0, 2.0])) <= 1e-9
+    assert relative_error(slopes[::2], jnp.asarray([0.5, 0.25])) <= 1e-9
+    assert jnp.isnan(slopes[1])
+
+
+@pytest.mark.parametrize("engine", ["SciPy hybr", "Newton"])
+@pytest.mark.parametrize("derivative", [ix.Unrolled(), ix.Truncated(2), ix.OneStep()])
+def test_derivatives_that_take_the_solvers_steps(engine, derivative):
+    name = type(derivative).__name__
+    with pytest.raises(TypeError, match=f"{name} takes steps of one of ix's own"):
+        solution(X, ENGINES[engine], derivative=derivative)
+
+
+@pytest.mark.parametrize("derivative", [ix.Neumann(60), ix.Phantom(60, 1.0)])
+def test_derivatives_that_do_not(derivative):
+    solver = ENGINES["SciPy hybr"]
+    solve = lambda x: solution(x, solver, "fixed_point", derivative=derivative).value
+    came = quick_jit(jax.jacrev(solve))(X)
+    assert relative_error(came, expected()["jacrev"]) <= 1e-8
+
+
+def test_an_unknown_method_is_named():
+    with pytest.raises(ValueError, match=r"hybr, lm, .* not 'newton'"):
+        ix.SciPy("newton")
+
+
+@pytest.mark.parametrize("solver", [optx.Newton, "hybr", object()])
+def test_what_is_no_solver(solver):
+    with pytest.raises(TypeError, match=r"ix.SciPy\(method\) or an optimistix solver"):
+        solution(X, solver)
+
+
+BLOCKED = """
+    import sys
+    sys.modules["optimistix"] = None
+    import jax.numpy as jnp
+    import implicax as ix
+
+    class Newton:
+        "What is left of a solver that was unpickled, say."
+
+    Newton.__module__ = "optimistix._solver.newton_chord"
+    print(float(ix.root(lambda y, a: y**2 - a, 1.0, 4.0, solver=ix.SciPy()).value))
+    try:
+        ix.root(lambda y, a: y**2 - a, 1.0, 4.0, solver=Newton())
+    except ImportError as error:
+        print(error)
+"""
+
+
+def test_without_optimistix():
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(BLOCKED)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    value, message = finished.stdout.splitlines()
+    assert abs(float(value) - 2) < 1e-5
+    assert message == (
+        "This solver needs optimistix: pip install 'implicax[optimistix]'."
+    )
