@@ -94,7 +94,8 @@ def certify(
     if not isinstance(choice, Auto | MinimumNorm):
         raise ValueError(
             "linear_solver must be 'auto' or ix.MinimumNorm() here: the evidence "
-            f"should not depend on the solver that it is about. It is {linear_solver!r}."
+            "should not depend on the solver that it is about. It is "
+            f"{linear_solver!r}."
         )
     closed, quantity, floating = prepare(loss, problem, value, args, "value")
     quantity = eqx.tree_at(lambda q: q.choice, quantity, choice)
