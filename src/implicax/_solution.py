@@ -128,10 +128,11 @@ class ConvergenceError(RuntimeError):
         self.solution = solution
         name = describe(solution.status)
         text = Status[solution.status]
+        steps = int(solution.stats.steps)
+        after = f" after {steps} steps" if steps >= 0 else ""
         super().__init__(
             f"{solver} did not converge ({name}): {text}\n"
-            f"  Residual norm {float(solution.stats.residual_norm):.3e} after "
-            f"{int(solution.stats.steps)} steps.\n"
+            f"  Residual norm {float(solution.stats.residual_norm):.3e}{after}.\n"
             f"{says and f'  It says: {says}' + chr(10)}"
             f"  What to try: {ADVICE[name.replace(' ', '_')]}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from .. import _tree
 from .._system import Point, System
 from .._tree import Vector
 from ._base import move
@@ -32,8 +33,9 @@ def backtrack(
 ) -> Trial:
     """The step length `t` in `1, 1/2, 1/4, ...` at which the residual first falls.
 
-    Accepted is `|F(y + t d)| <= (1 - 1e-4 t) |F(y)|` (Armijo 1966; for Newton's
-    direction see Dennis & Schnabel 1996, ch. 6), or any point that `meets` the
+    Accepted is `|F(y + t d)| <= (1 - 1e-4 t) |F(y)|` in Euclidean norms (Armijo 1966;
+    for Newton's direction see Dennis & Schnabel 1996, ch. 6: a smooth norm lets it go
+    round more corners than the maximum norm does), or any point that `meets` the
     tolerances: at the rounding level nothing falls any more. A residual that is not
     finite is not accepted.
 
@@ -42,11 +44,12 @@ def backtrack(
     search.
     """
     frozen, along = jax.lax.stop_gradient((point, direction))
+    square = _tree.dot(frozen.residual, frozen.residual)
 
     def halve(trial: Trial) -> Trial:
         t = trial.length / 2
         new = jax.lax.stop_gradient(system.evaluate(move(frozen, along, t)))
-        falls = new.norm <= (1 - 1e-4 * t) * frozen.norm
+        falls = _tree.dot(new.residual, new.residual) <= (1 - 1e-4 * t) ** 2 * square
         return Trial(t, new, trial.evaluations + 1, ~(falls | meets(new)))
 
     def searching(trial: Trial) -> Bool[Array, ""]:
