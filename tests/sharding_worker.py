@@ -1,0 +1,165 @@
+"""Solves on eight virtual devices and on one; prints what each case found as JSON.
+
+A process of its own, for the number of CPU devices is fixed when JAX starts: run with
+`XLA_FLAGS=--xla_force_host_platform_device_count=8`.
+"""
+
+import json
+import re
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+import implicax as ix
+
+from .problems import quick_jit
+
+BATCH = 56  # recognisable: no other size is a multiple of it
+TOLERANCES = {"rtol": 1e-13, "atol": 1e-13}
+KRYLOV = ix.Implicit(linear_solver=lx.GMRES(rtol=1e-12, atol=0.0, restart=20))
+NEWTON_KRYLOV = ix.Newton(
+    linear_solver=lx.GMRES(rtol=1e-6, atol=0.0, restart=20), **TOLERANCES
+)
+SOLVERS = {
+    "Picard": ix.Picard(**TOLERANCES),
+    "Anderson": ix.Anderson(**TOLERANCES),
+    "Broyden": ix.Broyden(**TOLERANCES),
+    "Newton": ix.Newton(**TOLERANCES),
+    "Newton-Krylov": NEWTON_KRYLOV,
+}
+#: What is spread out, the problem, the solver, the linear solver of the derivative.
+CASES = (
+    "large-batch fixed_point Picard auto",
+    "large-batch fixed_point Anderson auto",
+    "large-batch fixed_point Newton auto",
+    "large-batch root Picard auto",
+    "large-batch root Broyden auto",
+    "large-batch root Newton auto",
+    "small-batch fixed_point Picard auto",
+    "small-batch fixed_point Anderson Krylov",
+    "small-batch root Newton-Krylov Krylov",
+    "lanes fixed_point Anderson auto",
+    "lanes root Broyden auto",
+    "lanes root Newton auto",
+    "batch-and-model fixed_point Picard auto",
+    "batch-and-model root Newton-Krylov Krylov",
+    "model fixed_point Anderson Krylov",
+    "model root Newton-Krylov Krylov",
+)
+COLLECTIVE = re.compile(
+    r"= (\(?[^=]*?\)?) (all-gather|all-to-all|all-reduce|collective-permute|"
+    r"reduce-scatter|ragged-all-to-all)(?:-start)?\("
+)
+
+
+def mesh(shape, names, kind=AxisType.Auto):
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))
+
+
+def collectives(compiled):
+    """The (operation, output shapes) of all communication in a compiled program."""
+    found = set()
+    for shapes, operation in COLLECTIVE.findall(compiled.as_text()):
+        for dimensions in re.findall(r"\w+\[([\d,]*)\]", shapes):
+            shape = [int(d) for d in dimensions.split(",") if d]
+            found.add((operation, tuple(shape)))
+    return sorted(found)
+
+
+def iterate(z, a):
+    """One system: every row of `z` by the same map."""
+    return jnp.tanh(z @ a["W"].T + a["x"])
+
+
+def residual(z, a):
+    return z - iterate(z, a)
+
+
+FUNCTIONS = {"fixed_point": iterate, "root": residual}
+
+
+def solve(kind, solver, derivative):
+    call = getattr(ix, kind)
+
+    def value(a):
+        start = jnp.zeros_like(a["x"])
+        fn = FUNCTIONS[kind]
+        return call(fn, start, a, solver=SOLVERS[solver], derivative=derivative).value
+
+    return value
+
+
+def each(one):
+    """A system per row, by `vmap`."""
+    return lambda a: jax.vmap(lambda x: one({"W": a["W"], "x": x}))(a["x"])
+
+
+def arguments(shape):
+    W, x = jax.random.key(0), jax.random.key(1)
+    d = shape[-1]
+    W = 0.5 * jax.random.normal(W, (d, d)) / np.sqrt(d)
+    return {"W": W, "x": jax.random.normal(x, shape)}
+
+
+def compare(value, shape, mesh, specs):
+    """Value and gradient on the mesh against the same on one device."""
+
+    def loss(a):
+        y = value(a)
+        return jnp.sum(y**2) / 2, y
+
+    def everything(a):
+        (_, y), gradient = jax.value_and_grad(loss, has_aux=True)(a)
+        return {"value": y, "gradient": gradient}
+
+    a = arguments(shape)
+    sharded = {
+        key: jax.device_put(a[key], NamedSharding(mesh, specs[key])) for key in a
+    }
+    compiled = quick_jit(everything).lower(sharded).compile()
+    came, expected = compiled(sharded), quick_jit(everything)(a)
+    leaves = zip(jax.tree.leaves(came), jax.tree.leaves(expected), strict=True)
+    errors = [
+        np.max(np.abs(np.asarray(x) - np.asarray(y))) / np.max(np.abs(np.asarray(y)))
+        for x, y in leaves
+    ]
+    kept = came["value"].sharding.is_equivalent_to(
+        NamedSharding(mesh, specs["x"]), len(shape)
+    )
+    return {
+        "error": float(max(errors)),
+        "collectives": collectives(compiled),
+        "kept": kept,
+    }
+
+
+def main():
+    jax.config.update("jax_enable_x64", True)
+    by_batch = mesh((8,), ("batch",))
+    rows = {"W": P(), "x": P("batch")}
+    features = {"W": P("model", None), "x": P("model")}
+    both = {"W": P("model", None), "x": P("batch", "model")}
+    grid = mesh((4, 2), ("batch", "model"))
+    by_feature = mesh((8,), ("model",))
+    found = {}
+    for case in CASES:
+        where, kind, name, derivative = case.split()
+        derivative = KRYLOV if derivative == "Krylov" else None
+        value = solve(kind, name, derivative)
+        found[case] = {
+            # Larger than what `auto` forms the Jacobian of (56 * 80 = 4480).
+            "large-batch": lambda f: compare(f, (BATCH, 80), by_batch, rows),
+            "small-batch": lambda f: compare(f, (BATCH, 10), by_batch, rows),
+            "lanes": lambda f: compare(each(f), (BATCH, 3), by_batch, rows),
+            "batch-and-model": lambda f: compare(f, (BATCH, 20), grid, both),
+            "model": lambda f: compare(f, (512,), by_feature, features),
+        }[where](value)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()
