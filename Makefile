@@ -27,6 +27,10 @@ docs: $(VENV)/.docs  ## Build the documentation into site/
 
 bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes benchmarks/results/
 	$(BIN)/python -m benchmarks.gradient
+	$(BIN)/python -m benchmarks.decorated
+	$(BIN)/python -m benchmarks.host
+	$(BIN)/python -m benchmarks.lanes
+	$(BIN)/python -m benchmarks.conditioning
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) .cache site primer.png
