@@ -1,7 +1,6 @@
 """Many unknowns, many systems, many orders of magnitude."""
 
 import json
-import pathlib
 import subprocess
 import sys
 

@@ -101,11 +101,12 @@ def implicit(
         def solve(y0: PyTree, args: PyTree = None, **options: Any) -> Solution:
             closed = close(problem, y0, args)
             live = closed.view.from_real(closed.v0), args
-            given = live if derivative.unrolls else stop_gradient(live)
+            if not derivative.unrolls:
+                live, options = stop_gradient((live, options))
             if isinstance(solver, Host):
-                y, lost = solver.answer(*given, **options)
+                y, lost = solver.answer(*live, **options)
             else:
-                y, lost = solver(*given, **options), False
+                y, lost = solver(*live, **options), False
             y, aux = _split(y, name) if has_aux else (y, None)
             v = _checked(y, closed, name)
             if not derivative.unrolls:

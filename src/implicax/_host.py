@@ -82,7 +82,7 @@ class Host:
                 np.broadcast_to(x, batch + s).reshape((-1, *s))
                 for x, s in zip(arrays, shapes, strict=True)
             ]
-            work = [[x[i] for x in flat] for i in range(int(np.prod(batch)))]
+            work = [[x[i, ...] for x in flat] for i in range(int(np.prod(batch)))]
             results = list(self._pool.map(one, work)) if batch else [one(work[0])]
             found = [
                 np.stack([result[0][k] for result in results]).reshape(

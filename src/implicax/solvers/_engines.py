@@ -76,7 +76,7 @@ class SciPy(AbstractEngine):
     def solve(self, conditions, fixed_point, v0, inputs, max_steps):
         run = host(_scipy_root, threads=1)
         tol = _tree.coarsest_eps(v0) ** (2 / 3) if self.tol is None else self.tol
-        options = (conditions, self.method, tol, max_steps)
+        options = (conditions, fixed_point, self.method, tol, max_steps)
         v, broke = run.answer(v0, (inputs, _Constant(options)))
         return v, jnp.full((), -1, jnp.int32), broke
 
@@ -151,22 +151,26 @@ def _compiled(conditions: Conditions) -> tuple[Any, Any]:
         _, unravel = _tree.ravel(v)
         return _tree.ravel(conditions.residual(unravel(flat), inputs))[0]
 
-    return jax.jit(residual), jax.jit(jax.jacfwd(residual))
+    jacobian = jax.jacrev if conditions.reverse_only else jax.jacfwd
+    return jax.jit(residual), jax.jit(jacobian(residual))
 
 
 def _scipy_root(v0: PyTree, args: Any) -> PyTree:
     import scipy.optimize
 
     inputs, constant = args
-    conditions, method, tol, max_steps = constant.value
+    v0, inputs = jax.tree.map(jnp.asarray, (v0, inputs))
+    conditions, fixed_point, method, tol, max_steps = constant.value
+    # SciPy's fixed steps go along +F, so it is given the step of the map, f(y) - y.
+    sign = -1 if fixed_point else 1
     residual, jacobian = _compiled(conditions)
     flat, unravel = _tree.ravel(v0)
     exact = method in ("hybr", "lm")
     limit = {"hybr": "maxfev", "lm": "maxiter", "df-sane": "maxfev"}
     found = scipy.optimize.root(
-        lambda x: np.asarray(residual(x, v0, inputs)),
+        lambda x: sign * np.asarray(residual(x, v0, inputs)),
         np.asarray(flat),
-        jac=(lambda x: np.asarray(jacobian(x, v0, inputs))) if exact else None,
+        jac=(lambda x: sign * np.asarray(jacobian(x, v0, inputs))) if exact else None,
         method=method,
         tol=tol,
         options={limit.get(method, "maxiter"): max_steps},
