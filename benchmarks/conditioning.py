@@ -45,11 +45,12 @@ def exactly_solved(matrix, rhs):
 
     Floating-point numbers are whole multiples of a power of two; that one cancels.
     """
-    unit = 2**200
     rows = [
-        [int(Fraction(float(x)) * unit) for x in [*row, last]]
+        [Fraction(float(x)) for x in [*row, last]]
         for row, last in zip(matrix, rhs, strict=True)
     ]
+    unit = max(x.denominator for row in rows for x in row)
+    rows = [[int(x * unit) for x in row] for row in rows]
     n, previous = len(rows), 1
     for k in range(n):
         pivot = next(i for i in range(k, n) if rows[i][k])
@@ -175,7 +176,7 @@ def table(rows):
 def draw(results):
     styles = {
         "ix.root": "-o", "ix.custom_root": "-s", "jaxopt": "--v", "optimistix": "--^",
-        LU: ":k",
+        LU: ":.",
     }  # fmt: skip
 
     def figure(plt):
@@ -186,7 +187,10 @@ def draw(results):
             conditions = [float(condition) for condition in rows]
             for name, style in styles.items():
                 errors = [row[name]["error"] or np.nan for row in rows.values()]
-                (line,) = axis.plot(conditions, errors, style, label=name, markersize=4)
+                color = "black" if name == LU else None
+                (line,) = axis.plot(
+                    conditions, errors, style, label=name, markersize=4, color=color
+                )
                 no = [float(k) for k, row in rows.items() if row[name]["says_no"]]
                 axis.plot(no, [SAYS_NO] * len(no), style[-1], color=line.get_color(),
                           markersize=4)  # fmt: skip
@@ -206,7 +210,7 @@ def draw(results):
 def main():
     parser = _report.parser(__doc__)
     parser.add_argument("--unknowns", type=int, default=50)
-    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--draws", type=int, default=3)
     parser.add_argument(
         "--conditions", type=int, nargs="+", default=range(2, 13), help="powers of ten"
     )
