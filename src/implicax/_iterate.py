@@ -153,6 +153,8 @@ def iterate(
     singular = (why == Status.singular) & (ledger.steps > 0)
     status = Status.where(last.stuck & ~converged | singular, why, status)
     converged = status == Status.converged
+    there = last.stuck & ~singular & solver.at_rounding_error(last)
+    status = Status.where(there, Status.converged, status)
     stats = Stats(
         ledger.steps.astype(jnp.int32),
         last.evaluations,

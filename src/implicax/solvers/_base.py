@@ -143,6 +143,12 @@ class AbstractSolver(eqx.Module):
         del state
         return Status.stagnated
 
+    def at_rounding_error(self, state: State) -> Bool[Array, ""]:
+        """Whether the residual is no larger than the rounding error of computing it, as
+        far as the solver knows: then being stuck is being there."""
+        del state
+        return jnp.zeros((), bool)
+
     def approximate_inverse(self, state: State) -> Any:
         """What the solver knows of `(dF/dy)^-1` near the iterate, for the derivative to
         reuse: a factorisation, a contraction, or `None`."""

@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from .. import _tree
 from .._linear import DENSE_LIMIT, Auto, LinearSolve, linear_solver
@@ -72,6 +72,16 @@ class Newton(AbstractSolver):
         return state.moved(
             trial.point, elimination, trial.evaluations, stuck=trial.rejected
         )
+
+    def at_rounding_error(self, state: State) -> Bool[Array, ""]:
+        if state.memory is None:
+            return jnp.zeros((), bool)
+        # |F| <= n eps |J| |y|: zero, for a Jacobian that is n eps off in each entry
+        # (Rigal & Gaches 1967; Higham, *Accuracy and Stability*, thm 7.1). `|J y|` may
+        # be far smaller than that where J is ill-conditioned.
+        y, scale = state.point.y, state.memory.scale
+        error = scale.size * _tree.coarsest_eps(y) * jnp.max(scale) * _tree.largest(y)
+        return state.point.norm <= error
 
     def why_stuck(self, state: State) -> Status:
         singular = False
