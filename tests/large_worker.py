@@ -17,8 +17,8 @@ import scipy.linalg
 import implicax as ix
 
 SIZE = 1_000_000
-#: Matrices are out of the question; ten Krylov vectors a cycle are not.
-KRYLOV = lx.GMRES(rtol=1e-4, atol=0.0, restart=10)
+#: Matrices are out of the question; five Krylov vectors a cycle are not.
+KRYLOV = lx.GMRES(rtol=1e-4, atol=0.0, restart=5)
 OPTIONS = {
     "fixed_point": {},
     "root": {
@@ -38,7 +38,7 @@ def smoothed(y, a):
 
 
 def reaction_diffusion(y, a):
-    return 3 * y + y**3 - neighbours(y) - a
+    return 4 * y + y**3 - neighbours(y) - a
 
 
 FUNCTIONS = {"fixed_point": smoothed, "root": reaction_diffusion}
@@ -64,8 +64,8 @@ def errors(kind, y, a, gradient):
         residual = y - 0.4 * np.tanh(s) - a
         diagonal, beside = np.ones_like(y), -0.4 * (1 - np.tanh(s) ** 2)
     else:
-        residual = 3 * y + y**3 - s - a
-        diagonal, beside = 3 + 3 * y**2, -np.ones_like(y)
+        residual = 4 * y + y**3 - s - a
+        diagonal, beside = 4 + 3 * y**2, -np.ones_like(y)
     # Row i of J holds `beside[i]` left and right of the diagonal; so does column i of
     # the transpose, and `bands[k, i]` lies in column i.
     bands = np.stack([beside, diagonal, beside])

