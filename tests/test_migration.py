@@ -27,13 +27,16 @@ def pairs():
     exec(blocks[0][1], theirs)
     exec(blocks[0][1], ours)
     # Their code is written for JAX as it comes, and says itself that it is not kept up.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            for language, code in blocks[1::2]:
-                assert language == "py"
-                exec(code, theirs)
-                found.append(theirs.pop("there"))
+    with (
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for language, code in blocks[1::2]:
+            assert language == "py"
+            exec(code, theirs)
+            found.append(theirs.pop("there"))
     came = []
     for language, code in blocks[2::2]:
         assert language == "python"
