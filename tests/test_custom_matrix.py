@@ -19,6 +19,9 @@ from .oracles import relative_error
 from .problems import DIRECTIONS, Case, quick_jit
 from .test_derivative_matrix import ENTRIES, allowed, expected, transformations
 
+with_compiler = pytest.mark.skipif(
+    COMPILER is None, reason="there is no C compiler called cc"
+)
 EAGER = [entry for entry in ENTRIES if "vmap" not in entry and "scan" not in entry]
 
 
@@ -74,13 +77,6 @@ class Matrix:
             wanted = case.dtype if entry in of_the_unknown else case.weights.dtype
             assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {wanted}, entry
 
-    @pytest.mark.parametrize("eager_entry", EAGER)
-    def test_eager_entry(self, variant, eager_entry):
-        solver, kind = LEGACY[self.name]
-        came = eager(solved_by(solver, kind, variant))[eager_entry]()
-        error = relative_error(came, expected(kind, variant)[eager_entry])
-        assert error <= allowed(variant)
-
 
 @pytest.mark.parametrize("variant", ["float32", "float64", "complex128", "conjugate"])
 class TestSciPyRoot(Matrix):
@@ -92,7 +88,25 @@ class TestSciPyFixedPoint(Matrix):
     name = "scipy_fixed_point"
 
 
-@pytest.mark.skipif(COMPILER is None, reason="there is no C compiler called cc")
+@with_compiler
 @pytest.mark.parametrize("variant", ["float32", "float64", "complex128"])
 class TestC(Matrix):
     name = "c"
+
+
+@pytest.mark.parametrize("entry", EAGER)
+@pytest.mark.parametrize(
+    ("name", "variant"),
+    [
+        ("scipy_root", "conjugate"),
+        ("scipy_fixed_point", "float64"),
+        pytest.param("c", "float32", marks=with_compiler),
+        pytest.param("c", "complex128", marks=with_compiler),
+    ],
+)
+class TestEager:
+    def test_entry(self, name, variant, entry):
+        solver, kind = LEGACY[name]
+        came = eager(solved_by(solver, kind, variant))[entry]()
+        error = relative_error(came, expected(kind, variant)[entry])
+        assert error <= allowed(variant)
