@@ -299,3 +299,11 @@ def test_by_itself_it_has_no_derivative_and_answers():
     host = ix.host(lambda y0, a: np.sqrt(a))
     assert float(host(1.0, 4.0)) == 2.0
     assert float(quick_jit(host)(1.0, 4.0)) == 2.0
+
+
+@pytest.mark.parametrize("answer", [lambda y0, a: None, lambda y0, a: exit(3)])
+def test_no_answer_at_all_is_a_failure_too(answer):
+    legacy = ix.host(answer)
+    solve = ix.custom_root(lambda y, a: y - a, on_failure="ignore")(legacy)
+    assert bool(jax.jit(solve)(1.0, 2.0).status == ix.Status.failed)
+    assert len(legacy.failures) == 1

@@ -142,3 +142,15 @@ def test_certify_says_why_it_cannot():
     problem = ix.Root(lambda y, a: in_jax(y) + y - a)
     with pytest.raises(TypeError, match="fn has a VJP only"):
         ix.certify(lambda y, a: y, problem, 1.0, A)
+
+
+def test_a_start_at_the_solution_is_no_failure():
+    @jax.custom_vjp
+    def cube(y):
+        return y**3
+
+    cube.defvjp(lambda y: (y**3, y), lambda y, g: (3 * y**2 * g,))
+    F = lambda y, a: cube(y) + y - a
+    answer = ix.custom_root(F)(lambda y0, a: 1.0 - 2e-16)
+    assert bool(answer(1.0, 2.0).status == ix.Status.converged)
+    assert bool(ix.root(F, 1.0 + 1e-9, 2.0).status == ix.Status.converged)

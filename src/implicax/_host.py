@@ -61,7 +61,7 @@ class Host:
                     _like(np.asarray(x), shape, dtype)
                     for x, shape, dtype in zip(found, shapes, dtypes, strict=False)
                 ]
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.failures.append(f"{type(error).__name__}: {error}")
                 nothing = zip(shapes, dtypes, strict=False)
                 return [np.full(shape, np.nan, dtype) for shape, dtype in nothing], True
@@ -146,6 +146,8 @@ def _like(x: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
         raise ValueError(
             f"the solver must return shape {shape}, and returned {x.shape}"
         )
+    if x.dtype == object:
+        raise TypeError("the solver must return numbers (is a `return` missing?)")
     if np.iscomplexobj(x) and not np.issubdtype(dtype, np.complexfloating):
         raise TypeError("the solver returned complex numbers for a real unknown")
     return x.astype(dtype)

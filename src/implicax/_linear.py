@@ -36,8 +36,12 @@ from ._tree import Vector
 
 #: Largest number of real unknowns for which `auto` forms the Jacobian.
 DENSE_LIMIT = 4096
-#: Below this a dense factorisation beats any iteration (measured on CPU).
+#: Up to here a dense factorisation beats an iteration that may have to fall back on it
+#: (measured on CPU), ...
 SMALL = 40
+#: ... and up to here one that will not. (The lanes of a `vmap` iterate as long as the
+#: slowest.)
+TINY = 8
 
 
 class Auto(eqx.Module):
@@ -279,7 +283,7 @@ class LinearSolve(eqx.Module):
         if not isinstance(self.choice, Auto):
             solver = self.choice
             return refine(lambda r: _run(solver, product, r), rate=0.5)
-        if isinstance(inverse, Contraction):
+        if isinstance(inverse, Contraction) and _tree.size(b) > TINY:
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
             return refine(

@@ -79,14 +79,17 @@ class System(eqx.Module):
         compared with `|J y|`, the change that a relative change of `y` makes in it, so
         that `|F| <= rtol |J y|` means a backward error of `rtol` in whatever units `F`
         comes in (Higham, *Accuracy and Stability of Numerical Algorithms*, ch. 7).
-        Without a forward mode there is no `J y`, and the scale is zero: `atol` decides.
+        Without a forward mode `J y` is a difference of two residuals.
 
         The sizes steer the solver; they are not differentiated.
         """
         if self.fixed_point:
             residual, reference = self.residual(y), y
         elif self.reverse_only:
-            residual, reference = self.residual(y), _tree.zeros_like(y)
+            residual, step = self.residual(y), _tree.coarsest_eps(y) ** 0.5
+            there = self.residual(jax.tree.map(lambda x: x * (1 + step), y))
+            change = _tree.subtract(there, residual)
+            reference = jax.tree.map(lambda x: x / step, change)
         else:
             residual, reference = jax.jvp(self.residual, (y,), (y,))
         norm, scale = jax.lax.stop_gradient(
