@@ -335,7 +335,7 @@ def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
 def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Restarted GMRES, for systems too large to form."""
     tolerance = _tree.coarsest_eps(b) ** 0.7
-    solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=50, max_steps=1000)
+    solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=20, max_steps=1000)
     b = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
     answer = _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
     return _Answer(answer.solution, jnp.ones((), bool), answer.good)
@@ -350,11 +350,16 @@ def _run(solver: Any, product: Product, b: Vector) -> Vector:
     if not isinstance(solver, lx.AbstractLinearSolver):
         flat, unravel = _tree.ravel(b)
         x = solver(lambda x: _flat(product(unravel(x))), flat)
-        return unravel(jnp.reshape(x, flat.shape).astype(flat.dtype))
+        return _finite(unravel(jnp.reshape(x, flat.shape).astype(flat.dtype)))
     structure = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), b
     )
     operator = lx.FunctionLinearOperator(product, structure)
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = solver.init(operator, {})
-        return solver.compute(state, b, {})[0]
+        return _finite(solver.compute(state, b, {})[0])
+
+
+def _finite(correction: Vector) -> Vector:
+    """A correction that is not finite (of a rounding error, say) corrects nothing."""
+    return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), correction)

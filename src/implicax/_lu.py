@@ -38,6 +38,8 @@ class Factor(eqx.Module):
     def solve(self, b: Vector, transposed: bool) -> Vector:
         """`J^-1 b`, or `J^-T b`."""
         flat, unravel = _tree.ravel(b)
+        if flat.size == 1:
+            return unravel(flat / self.scale / self.lu[0])
         lower, upper = {"lower": True, "unit_diagonal": True}, {"lower": False}
         triangular = jax.scipy.linalg.solve_triangular
         if transposed:
@@ -58,6 +60,9 @@ class Factor(eqx.Module):
 def factorise(matrix: Float[Array, "n n"]) -> Factor:
     """LU with scaled partial pivoting."""
     scale = _row_scale(matrix)
+    if scale.size == 1:
+        zero = jnp.zeros((1,), jnp.int32)
+        return Factor(matrix / scale[:, None], zero, scale)
     lu, _, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
     return Factor(lu, permutation, scale)
 
@@ -99,7 +104,13 @@ def augment(
 def eliminate(
     augmented: Float[Array, "n n+1"], scale: Float[Array, " n"]
 ) -> Elimination:
-    """Gauss' elimination of what `augment` returned."""
+    """Gauss' elimination of what `augment` returned.
+
+    A single equation is a division: a million of them take no million calls of LAPACK.
+    """
+    if scale.size == 1:
+        lu, half = augmented[:, :1], augmented[:, 1]
+        return Elimination(lu, jnp.zeros((1,), jnp.int32), scale, half / lu[0])
     both, pivots, _ = jax.lax.linalg.lu(augmented)
     lu, half = both[:, :-1], both[:, -1]
     return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))

@@ -15,11 +15,16 @@ def check_history(history: int) -> None:
 
 def empty_ring(m: int, like: Vector) -> Vector:
     """`m` slots of zeros, on a new leading axis of each leaf."""
-    return jax.tree.map(lambda leaf: jnp.zeros((m, *leaf.shape), leaf.dtype), like)
+    # From the leaf, so that the slots are laid out over devices as it is.
+    return jax.tree.map(
+        lambda leaf: jnp.broadcast_to(jnp.zeros_like(leaf)[None], (m, *leaf.shape)),
+        like,
+    )
 
 
 def store(ring: Vector, slot: Array, x: Vector) -> Vector:
-    return jax.tree.map(lambda leaf, new: leaf.at[slot].set(new), ring, x)
+    update = jax.lax.dynamic_update_index_in_dim
+    return jax.tree.map(lambda leaf, new: update(leaf, new, slot, 0), ring, x)
 
 
 def project(ring: Vector, x: Vector) -> Float[Array, " m"]:
