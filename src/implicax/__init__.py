@@ -17,7 +17,7 @@ from ._derivative import Truncated as Truncated
 from ._derivative import Unrolled as Unrolled
 from ._host import Host as Host
 from ._host import host as host
-from ._linear import MinimumNorm as MinimumNorm
+from ._minimum_norm import MinimumNorm as MinimumNorm
 from ._problem import AbstractProblem as AbstractProblem
 from ._problem import FixedPoint as FixedPoint
 from ._problem import Root as Root

@@ -39,9 +39,10 @@ from ._conditions import (
     split_arrays,
     trace,
 )
-from ._linear import DENSE_LIMIT, Auto, LinearSolve, MinimumNorm
+from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
-from ._lu import factorise, materialise
+from ._lu import DENSE_LIMIT, factorise, materialise
+from ._minimum_norm import MinimumNorm
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
 from ._tree import Vector

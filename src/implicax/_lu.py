@@ -12,6 +12,9 @@ from ._tree import Vector
 
 Product = Callable[[Vector], Vector]
 
+#: Largest number of real unknowns for which `auto` forms the Jacobian.
+DENSE_LIMIT = 4096
+
 
 class Factor(eqx.Module):
     """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.

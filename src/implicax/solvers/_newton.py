@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .. import _tree
-from .._linear import DENSE_LIMIT, Auto, LinearSolve, linear_solver
-from .._lu import Elimination, Factor, augment, eliminate, factorise
+from .._linear import Auto, LinearSolve, linear_solver
+from .._lu import DENSE_LIMIT, Elimination, Factor, augment, eliminate, factorise
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
