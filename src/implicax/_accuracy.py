@@ -12,14 +12,15 @@ from . import _tree
 from ._certificate import Certificate
 from ._certify import Quantity, certificate, prepare
 from ._conclude import OnFailure, check_call
-from ._conditions import View
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
 from ._problem import AbstractProblem
+from ._run import check_solver
 from ._solution import ConvergenceError, Solution, Stats, Status
-from ._solve import check_solver, default_solver
+from ._solve import default_solver
 from ._system import System
 from ._tree import Vector
+from ._view import View
 
 #: Solves at most; each is at least three times as tight as the one before.
 MAX_ROUNDS = 8
@@ -170,7 +171,7 @@ def _tighten(
     asked: Float[Array, ""],
     max_steps: int,
 ) -> _Round:
-    system = System(lambda v: quantity.residual(v, args), quantity.fixed_point)
+    system = System.of(quantity.conditions, quantity.inputs(args))
 
     def attempt(v: Vector, rtol: Array) -> tuple[Outcome, Certificate, Array]:
         tight = eqx.tree_at(

@@ -30,15 +30,10 @@ from jaxtyping import Array, Float, PyTree
 
 from . import _tree
 from ._certificate import TRUSTED_ERROR, Certificate
-from ._conditions import (
-    Closed,
-    Computation,
-    Conditions,
-    View,
-    close,
-    split_arrays,
-    trace,
-)
+from ._checks import split_arrays
+from ._close import Closed, close
+from ._computation import Computation, trace
+from ._conditions import Conditions
 from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
 from ._lu import DENSE_LIMIT, factorise, materialise
@@ -46,6 +41,7 @@ from ._minimum_norm import MinimumNorm
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
 from ._tree import Vector
+from ._view import View
 
 
 def certify(
@@ -111,15 +107,19 @@ class Quantity(eqx.Module):
     constants: tuple[list[Array], list[Array]]
     fixed: PyTree[Array]
     """The arrays of `args` that are not floating."""
-    fixed_point: bool = eqx.field(static=True)
     choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
 
     def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:
-        return self.closed_loss(v, (self.constants[1], eqx.combine(args, self.fixed)))
+        return self.closed_loss.output(
+            v, (self.constants[1], eqx.combine(args, self.fixed))
+        )
+
+    def inputs(self, args: PyTree[Array]) -> PyTree[Array]:
+        """What the conditions take at `args`."""
+        return self.constants[0], eqx.combine(args, self.fixed)
 
     def residual(self, v: Vector, args: PyTree[Array]) -> Vector:
-        inputs = self.constants[0], eqx.combine(args, self.fixed)
-        return self.conditions.residual(v, inputs)
+        return self.conditions.residual(v, self.inputs(args))
 
 
 def prepare(
@@ -158,9 +158,7 @@ def prepare(
 
     closed_loss, loss_constants = trace(Computation, real_loss, closed.v0, arrays)
     both = (constants, loss_constants)
-    quantity = Quantity(
-        closed.conditions, closed_loss, both, fixed, problem.fixed_point
-    )
+    quantity = Quantity(closed.conditions, closed_loss, both, fixed)
     return closed, quantity, floating
 
 
@@ -178,7 +176,7 @@ def certificate(
     factor = None
     if isinstance(quantity.choice, Auto) and _tree.size(v) <= DENSE_LIMIT:
         factor = factorise(materialise(product, v))
-    solve = LinearSolve(quantity.choice, factor, quantity.fixed_point)
+    solve = LinearSolve.of(quantity.conditions, quantity.choice, factor)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
         """`g(v)` and the adjoint `u`."""
@@ -213,7 +211,7 @@ def certificate(
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     eps = jnp.finfo(condition.dtype).eps
     radius = None
-    if quantity.fixed_point:
+    if quantity.conditions.fixed_point:
         radius = spectral_radius(lambda t: _tree.subtract(t, product(t)), v)
     ok = (
         (condition < 1 / (100 * eps))

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._conditions import Closed, Conditions
+from ._close import Closed
+from ._conditions import Conditions, Stationarity
 from ._derivative import AbstractDerivative
 from ._iterate import Outcome
 from ._problem import AbstractProblem
@@ -36,9 +37,8 @@ def conclude(
     failed = outcome.status != Status.converged
     concrete = not _tree.traced(failed)
     poison = on_failure == "raise" and not concrete
-    y, aux = _differentiate(
+    y, aux, objective = _differentiate(
         closed.conditions,
-        problem.fixed_point,
         solver,
         derivative.on(closed.view),
         outcome,
@@ -47,7 +47,11 @@ def conclude(
         poison,
     )
     solution = Solution(
-        closed.view.from_real(y), closed.restore_aux(aux), outcome.status, outcome.stats
+        closed.view.from_real(y),
+        closed.restore_aux(aux),
+        outcome.status,
+        outcome.stats,
+        objective,
     )
     if on_failure == "raise" and concrete and bool(failed):
         raise ConvergenceError(solution, name, says)
@@ -57,21 +61,26 @@ def conclude(
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _differentiate(
     conditions: Conditions,
-    kind: bool,
     solver: Any,
     derivative: AbstractDerivative,
     outcome: Outcome,
     inputs: PyTree[Array],
     has_aux: bool,
     poison: bool,
-) -> tuple[Vector, list[Array]]:
-    """The solution with its derivative attached, and the auxiliary output at it."""
-    y = derivative.attach(conditions, kind, solver, outcome, inputs)
+) -> tuple[Vector, list[Array], Array | None]:
+    """The solution with its derivative attached, and the auxiliary output and the
+    objective at it."""
+    y = derivative.attach(conditions, solver, outcome, inputs)
+    objective = None
+    if isinstance(conditions, Stationarity):
+        objective = derivative.attach_objective(conditions, y, outcome, inputs)
     if poison:
         # A product, not a `where`: the derivative of a failed lane must be NaN too.
         factor = jnp.where(outcome.status == Status.converged, 1.0, jnp.nan)
-        y = jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), y)
-    return y, (conditions(y, inputs)[1] if has_aux else [])
+        y, objective = jax.tree.map(
+            lambda leaf: leaf * factor.astype(leaf.dtype), (y, objective)
+        )
+    return y, (conditions(y, inputs)[1] if has_aux else []), objective
 
 
 def stop_gradient(tree: PyTree) -> PyTree:

@@ -9,8 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from . import _tree
+from ._checks import match
+from ._close import Closed, close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
-from ._conditions import Closed, Conditions, close, match
+from ._conditions import Conditions
 from ._derivative import AbstractDerivative, Implicit
 from ._host import Host
 from ._iterate import Outcome, judge
@@ -112,9 +114,7 @@ def implicit(
             if not derivative.unrolls:
                 v = stop_gradient(v)
             v0, inputs = stop_gradient((closed.v0, closed.inputs))
-            outcome = _judge(
-                closed.conditions, problem.fixed_point, v0, v, inputs, jnp.asarray(lost)
-            )
+            outcome = _judge(closed.conditions, v0, v, inputs, jnp.asarray(lost))
             says = ""
             if isinstance(solver, Host) and not _tree.traced(lost) and bool(lost):
                 says = solver.failures[-1]
@@ -199,16 +199,12 @@ def _checked(y: Any, closed: Closed, name: str) -> Vector:
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _judge(
     conditions: Conditions,
-    fixed_point: bool,
     v0: Vector,
     v: Vector,
     inputs: PyTree[Array],
     lost: Bool[Array, ""],
 ) -> Outcome:
     """What the residual says of an answer."""
-    system = System(
-        lambda v: conditions.residual(v, inputs),
-        fixed_point,
-        reverse_only=conditions.reverse_only,
+    return judge(
+        System.of(conditions, inputs), v0, v, jnp.full((), -1, jnp.int32), lost
     )
-    return judge(system, v0, v, jnp.full((), -1, jnp.int32), lost)

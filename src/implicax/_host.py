@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
-from ._conditions import check_unknown, split_arrays
+from ._checks import check_unknown, split_arrays
 
 #: How many messages are kept.
 MEMORY = 64

@@ -9,20 +9,28 @@ So the derivative needs the conditions, the solution and one linear solve; not t
 solver. (Krantz & Parks, *The Implicit Function Theorem*, Birkhaeuser 2002, thm 3.3.1.)
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
-from ._conditions import Conditions
+from ._conditions import Conditions, Stationarity
+from ._lu import Product
 from ._tree import Vector
+
+Linearise = Callable[[Vector, PyTree[Array]], Product]
 
 
 def attach(
-    conditions: Conditions, solve: Any, y: Vector, inputs: PyTree[Array]
+    conditions: Conditions,
+    solve: Any,
+    y: Vector,
+    inputs: PyTree[Array],
+    linearise: Linearise | None = None,
 ) -> Vector:
     """`y`, with the derivative with respect to `inputs` that the theorem gives it.
 
@@ -30,7 +38,12 @@ def attach(
     (`_linear.LinearSolve`). The rule is linear in the tangents, so JAX transposes it
     for reverse mode; and it evaluates everything at the *attached* solution, so that
     it can be differentiated again, to any order and in any nesting.
+
+    `linearise(y, inputs)` is multiplication by `J`, where something else than the exact
+    one is wanted.
     """
+    if linearise is None:
+        linearise = conditions.linearise
     if conditions.reverse_only:
         return _attach_reverse(conditions, solve, y, inputs)
     arrays, others = eqx.partition(solve, eqx.is_array)
@@ -46,11 +59,42 @@ def attach(
         y = solution(y, inputs, arrays)
         solve = eqx.combine(arrays, others)
         _, b = jax.jvp(lambda i: conditions.residual(y, i), (inputs,), (tangents[1],))
-        _, product = jax.linearize(lambda v: conditions.residual(v, inputs), y)
-        t = solve(product, jax.tree.map(lambda x: -x, b))
+        t = solve(linearise(y, inputs), jax.tree.map(lambda x: -x, b))
         return y, t
 
     return solution(y, inputs, arrays)
+
+
+def attach_objective(
+    conditions: Stationarity, solve: Any, y: Vector, inputs: PyTree[Array]
+) -> Float[Array, ""]:
+    """The objective at the minimum, with its derivative.
+
+    `d min f = (df/da) da`, since `df/dy = 0`: the envelope theorem (Milgrom & Segal
+    2002). No linear system is solved for it. At the *attached* minimum, so that the
+    second derivative, which needs `dy*/da`, is right too.
+    """
+    y = jax.lax.stop_gradient(y)
+    if conditions.reverse_only:
+        return conditions.objective(y, inputs)
+    arrays, others = eqx.partition(solve, eqx.is_array)
+
+    @jax.custom_jvp
+    def minimum(y: Vector, inputs: PyTree[Array], arrays: Any) -> Float[Array, ""]:
+        del arrays
+        return conditions.objective(y, inputs)
+
+    @minimum.defjvp
+    def rule(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        y, inputs, arrays = primals
+        value = minimum(y, inputs, arrays)
+        at = attach(conditions, eqx.combine(arrays, others), y, inputs)
+        _, slope = jax.jvp(
+            lambda i: conditions.objective(at, i), (inputs,), (tangents[1],)
+        )
+        return value, slope
+
+    return minimum(y, inputs, arrays)
 
 
 def _attach_reverse(

@@ -21,6 +21,7 @@ Every solve checks its true residual, and answers NaN when it could not be met: 
 wrong derivative never leaves this file silently.
 """
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -28,9 +29,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
+from ._conditions import Conditions
 from ._lu import DENSE_LIMIT, Factor, Product, augment, eliminate, materialise
 from ._minimum_norm import MinimumNorm
 from ._tree import Vector
@@ -41,6 +43,8 @@ SMALL = 40
 #: ... and up to here one that will not. (The lanes of a `vmap` iterate as long as the
 #: slowest.)
 TINY = 8
+#: What is known of a Hessian at a minimum.
+POSITIVE = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})
 
 
 class Auto(eqx.Module):
@@ -148,13 +152,26 @@ class LinearSolve(eqx.Module):
     - `choice`: `Auto()`, `MinimumNorm()`, a lineax solver, or `solve(matvec, b)`.
     - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
     - `fixed_point`: whether `J = I - A` with `A` hoped to contract.
+    - `symmetric`: whether `J` is a Hessian, hoped to be positive definite.
     - `guess`: where iterations for `J^T u = b` start, or `None`.
     """
 
     choice: Any
-    inverse: Factor | Contraction | None
-    fixed_point: bool = eqx.field(static=True)
+    inverse: Any
+    fixed_point: bool = eqx.field(static=True, default=False)
+    symmetric: bool = eqx.field(static=True, default=False)
     guess: Vector | None = None
+
+    @classmethod
+    def of(
+        cls,
+        conditions: Conditions,
+        choice: Any,
+        inverse: Any,
+        guess: Vector | None = None,
+    ) -> "LinearSolve":
+        """For the Jacobian of these conditions."""
+        return cls(choice, inverse, conditions.fixed_point, conditions.symmetric, guess)
 
     def __call__(self, product: Product, b: Vector) -> Vector:
         """`t` with `product(t) = b`, differentiable to any order.
@@ -184,7 +201,7 @@ class LinearSolve(eqx.Module):
             # is a constant zero, and it is where `args` do not enter those conditions.
             flat, unravel = _tree.ravel(b)
             guess = None if self.guess is None else _flat(self.guess)
-            solve = LinearSolve(self.choice, self.inverse, self.fixed_point, guess)
+            solve = dataclasses.replace(self, guess=guess)
             t = solve._bind(lambda t: _flat(product(unravel(t))), flat, transposed)
             return unravel(t)
         return jax.lax.custom_linear_solve(
@@ -211,7 +228,7 @@ class LinearSolve(eqx.Module):
             return _Answer(t, good, good)
         if not isinstance(self.choice, Auto):
             solver = self.choice
-            return refine(lambda r: _run(solver, product, r), rate=0.5)
+            return refine(lambda r: _run(solver, product, r, self.symmetric), rate=0.5)
         if isinstance(inverse, Contraction) and _tree.size(b) > TINY:
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
@@ -225,6 +242,8 @@ class LinearSolve(eqx.Module):
             first = refine(
                 lambda r: inverse.solve(r, transposed), rate=0.5, size=inverse.size
             )
+        elif self.symmetric:
+            first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
         elif self.fixed_point:
             first = refine(lambda r: r, rate=0.9, grace=10.0)
         else:
@@ -270,7 +289,33 @@ def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     return _Answer(answer.solution, jnp.ones((), bool), answer.good)
 
 
-def _run(solver: Any, product: Product, b: Vector) -> Vector:
+def _conjugate(product: Product, b: Vector, inverse: Any) -> Vector:
+    """Conjugate gradients, preconditioned by an approximate inverse if there is one.
+
+    What the Gauss-Newton matrix of a fit knows of the Hessian is worth a factor of
+    three to four in iterations (16 for 60 on a network with 24 parameters).
+    """
+    tolerance = _tree.coarsest_eps(b) ** 0.7
+    solver = lx.CG(rtol=tolerance, atol=0.0, max_steps=10 * SMALL)
+    options = {}
+    if inverse is not None:
+        options["preconditioner"] = lx.FunctionLinearOperator(
+            lambda r: inverse.solve(r, False), _structure(b), POSITIVE
+        )
+    return _run(solver, product, b, True, options)
+
+
+def _structure(x: Vector) -> PyTree:
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
+
+
+def _run(
+    solver: Any,
+    product: Product,
+    b: Vector,
+    symmetric: bool = False,
+    options: dict[str, Any] | None = None,
+) -> Vector:
     """The user's linear solver.
 
     Of lineax, `init` and `compute`, not `lineax.linear_solve`: that one puts a host
@@ -280,13 +325,12 @@ def _run(solver: Any, product: Product, b: Vector) -> Vector:
         flat, unravel = _tree.ravel(b)
         x = solver(lambda x: _flat(product(unravel(x))), flat)
         return _finite(unravel(jnp.reshape(x, flat.shape).astype(flat.dtype)))
-    structure = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), b
-    )
-    operator = lx.FunctionLinearOperator(product, structure)
+    tags = POSITIVE if symmetric else ()
+    operator = lx.FunctionLinearOperator(product, _structure(b), tags)
+    options = {} if options is None else options
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        state = solver.init(operator, {})
-        return _finite(solver.compute(state, b, {})[0])
+        state = solver.init(operator, options)
+        return _finite(solver.compute(state, b, options)[0])
 
 
 def _finite(correction: Vector) -> Vector:

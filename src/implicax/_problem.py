@@ -10,6 +10,19 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from ._checks import match
+from ._conditions import (
+    Conditions,
+    FixedPointConditions,
+    NormalEquations,
+    Stationarity,
+)
+from ._losses import AbstractLoss, Squares
+from ._view import View
 
 
 class AbstractProblem(eqx.Module):
@@ -21,16 +34,12 @@ class AbstractProblem(eqx.Module):
     fn: Callable[[Any, Any], Any]
     has_aux: bool = eqx.field(static=True, default=False)
 
-    #: Whether `dF/dy = I - A` with `A` the Jacobian of a map that one may hope
-    #: contracts. Then the residual has the unit of `y`, and the linear systems can be
-    #: solved by iterating the map's own linearisation.
-    fixed_point: ClassVar[bool] = False
-    #: What `fn` returns, as error messages call it.
-    output: ClassVar[str] = "output"
+    #: What becomes of what `close` returns.
+    conditions: ClassVar[type[Conditions]] = Conditions
 
     @abc.abstractmethod
-    def residual(self, y: Any, output: Any) -> Any:
-        """`F` for an unknown leaf `y` and the leaf of `fn`'s output that matches it."""
+    def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
+        """What `fn` returned at `y`, checked, as real arrays."""
 
 
 class FixedPoint(AbstractProblem):
@@ -49,11 +58,11 @@ class FixedPoint(AbstractProblem):
     ```
     """
 
-    fixed_point: ClassVar[bool] = True
-    output: ClassVar[str] = "new iterate"
+    conditions: ClassVar[type[Conditions]] = FixedPointConditions
 
-    def residual(self, y: Any, output: Any) -> Any:
-        return y - output
+    def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
+        output = match(output, y, "fn must return a", "new iterate")
+        return view.to_real(jax.tree.map(lambda a, b: a - b, y, output))
 
 
 class Root(AbstractProblem):
@@ -72,7 +81,89 @@ class Root(AbstractProblem):
     ```
     """
 
-    output: ClassVar[str] = "residual"
+    def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
+        return view.to_real(match(output, y, "fn must return a", "residual"))
 
-    def residual(self, y: Any, output: Any) -> Any:
+
+class Minimum(AbstractProblem):
+    """`y` minimises `fn(y, args)`; the conditions are `F = d fn / dy`.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns a real scalar (or a pair of that and an auxiliary
+      output, with `has_aux=True`).
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    problem = ix.Minimum(lambda y, a: jnp.sum((y - a) ** 4 + y**2))
+    ```
+    """
+
+    conditions: ClassVar[type[Conditions]] = Stationarity
+
+    def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
+        leaves = jax.tree.leaves(output)
+        output = jnp.asarray(leaves[0]) if len(leaves) == 1 else None
+        floating = output is not None and jnp.issubdtype(output.dtype, jnp.floating)
+        if output is None or output.shape != () or not floating:
+            came = "a pytree" if output is None else f"{output.dtype}{output.shape}"
+            raise TypeError(
+                "fn must return the objective, a real scalar, and it returned "
+                f"{came}. (For a pair with auxiliary output, pass has_aux=True; for a "
+                "vector of errors whose squares are to be summed, use "
+                "ix.least_squares.)"
+            )
         return output
+
+
+class LeastSquares(AbstractProblem):
+    """`y` minimises `1/2 sum |fn(y, args)|^2`; the conditions are that its gradient is
+    zero.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns the errors: any pytree of floating or complex
+      arrays (or a pair of that and an auxiliary output, with `has_aux=True`).
+    - `loss`: how the errors are weighed: `None` for plain squares, or
+      [`implicax.Huber`][], [`implicax.SoftL1`][], [`implicax.Cauchy`][],
+      [`implicax.Welsch`][], [`implicax.Tukey`][] with a scale. (Real and imaginary
+      parts of a complex error are weighed by themselves.)
+
+    ```python
+    import implicax as ix
+
+    problem = ix.LeastSquares(lambda y, a: y - a, loss=ix.Huber(0.5))
+    ```
+    """
+
+    loss: AbstractLoss | None = None
+
+    conditions: ClassVar[type[Conditions]] = NormalEquations
+
+    def __check_init__(self):
+        if not isinstance(self.loss, AbstractLoss | None):
+            raise TypeError(
+                "loss must be None (plain squares) or one of ix.Huber(scale), "
+                f"SoftL1, Cauchy, Welsch, Tukey, and it is {self.loss!r}."
+            )
+
+    def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
+        errors = jax.tree.map(jnp.asarray, output)
+        leaves = jax.tree.leaves(errors)
+        if sum(leaf.size for leaf in leaves) == 0:
+            raise ValueError(
+                f"fn must return the errors of the fit, and it returned {output!r}, "
+                "which holds no numbers."
+            )
+        dtypes = {leaf.dtype for leaf in view.to_real(y)}
+        for leaf in View.of(errors).to_real(errors):
+            if leaf.dtype not in dtypes and not leaf.weak_type:
+                raise TypeError(
+                    f"fn must return errors of the precision of y0, and it returned "
+                    f"{leaf.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "
+                    "and args in one precision."
+                )
+        loss = Squares() if self.loss is None else self.loss
+        return View.of(errors).to_real(errors), loss

@@ -73,6 +73,8 @@ class Solution(eqx.Module):
     """How the solve ended."""
     stats: Stats
     """Steps, evaluations, final residual norm, optional history."""
+    objective: Float[Array, "..."] | None = None
+    """What was minimised, at the minimum (differentiable); `None` for equations."""
 
     def __repr__(self) -> str:
         if _tree.traced(self.stats.steps):
@@ -85,7 +87,12 @@ class Solution(eqx.Module):
             f"  value     {shown}\n"
             f"  steps     {steps}"
             f" ({_short(self.stats.evaluations)} evaluations)\n"
-            f"  residual  {_short(self.stats.residual_norm)}"
+            + (
+                f"  residual  {_short(self.stats.residual_norm)}"
+                if self.objective is None
+                else f"  objective {_short(self.objective)}\n"
+                f"  gradient  {_short(self.stats.residual_norm)}"
+            )
         )
 
 

@@ -1,25 +1,28 @@
-"""`fixed_point` and `root`: one path for all problems, solvers and derivatives."""
+"""`fixed_point`, `root`, `minimize` and `least_squares`: one path for all problems,
+solvers and derivatives."""
 
-import numbers
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
+from ._close import close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
-from ._conditions import Conditions, close
+from ._conditions import FixedPointConditions, NormalEquations, Stationarity
 from ._derivative import AbstractDerivative, Implicit
-from ._iterate import Outcome, iterate, judge
-from ._problem import AbstractProblem, FixedPoint, Root
+from ._losses import AbstractLoss
+from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
+from ._run import check_solver, run
 from ._solution import Solution
-from ._system import System
-from ._tree import Vector
-from .solvers import AbstractSolver, Anderson, Newton
-from .solvers._engines import AbstractEngine, engine
-
-#: Steps are counted in the dtype of the residual norm: float32 counts to here.
-MAX_STEPS = 2**24
+from .solvers import (
+    AbstractSolver,
+    Anderson,
+    Fallback,
+    LevenbergMarquardt,
+    Newton,
+    TrustRegion,
+)
+from .solvers._engines import engine
 
 
 def fixed_point(
@@ -73,7 +76,6 @@ def fixed_point(
     ```
     """
     problem = FixedPoint(fn, has_aux)
-    solver = default_solver(problem) if solver is None else solver
     return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
 
 
@@ -116,7 +118,109 @@ def root(
     ```
     """
     problem = Root(fn, has_aux)
-    solver = default_solver(problem) if solver is None else solver
+    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+
+
+def minimize(
+    fn: Callable[[Any, Any], Any],
+    y0: PyTree,
+    args: PyTree = None,
+    *,
+    solver: Any = None,
+    derivative: AbstractDerivative | None = None,
+    max_steps: int = 256,
+    has_aux: bool = False,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Minimise `fn(y, args)` over `y` and make the minimum differentiable.
+
+    **Arguments:** as [`implicax.root`][], with these differences:
+
+    - `fn`: takes `(y, args)`, returns a real scalar.
+    - `solver`: `None` means [`implicax.TrustRegion`][]: Newton's method with the exact
+      Hessian, which leaves saddle points and needs few steps. Also
+      [`implicax.Optax`][] of any optax transformation, [`implicax.SciPy`][]`("BFGS")`
+      and the like, and any optimistix minimiser. Solvers of equations
+      ([`implicax.Newton`][], ...) find a stationary point, which may be a maximum.
+
+    **Returns:** a [`implicax.Solution`][]; the minimum value is `solution.objective`.
+    Its derivative is exact and takes no linear solve (the envelope theorem); that of
+    `solution.value` takes one, with the exact Hessian.
+
+    **Raises:** `ConvergenceError`, and `TypeError` or `ValueError` for bad input.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    def rosenbrock(y, a):
+        return (a - y[0]) ** 2 + 100 * (y[1] - y[0] ** 2) ** 2
+
+    def minimum(a):
+        return ix.minimize(rosenbrock, jnp.array([-1.2, 1.0]), a).value
+
+    print(minimum(1.0), jax.jacobian(minimum)(1.0))
+    ```
+    ```text
+    [1. 1.] [1. 2.]
+    ```
+    """
+    problem = Minimum(fn, has_aux)
+    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+
+
+def least_squares(
+    fn: Callable[[Any, Any], Any],
+    y0: PyTree,
+    args: PyTree = None,
+    *,
+    loss: AbstractLoss | None = None,
+    solver: Any = None,
+    derivative: AbstractDerivative | None = None,
+    max_steps: int = 256,
+    has_aux: bool = False,
+    on_failure: OnFailure = "raise",
+) -> Solution:
+    """Minimise `1/2 sum |fn(y, args)|^2` over `y`; the fit is differentiable.
+
+    **Arguments:** as [`implicax.root`][], with these differences:
+
+    - `fn`: takes `(y, args)`, returns the errors: any pytree of arrays.
+    - `loss`: how errors are weighed: `None` for plain squares, or a robust one such as
+      [`implicax.Huber`][]`(scale)`; see [`implicax.LeastSquares`][].
+    - `solver`: `None` means [`implicax.LevenbergMarquardt`][] and, where that does not
+      get there, [`implicax.TrustRegion`][] with the exact Hessian. Others as in
+      [`implicax.minimize`][], and any optimistix least-squares solver.
+
+    **Returns:** a [`implicax.Solution`][]; half the (weighed) sum of squares is
+    `solution.objective`. The derivative uses the exact Hessian, not its Gauss-Newton
+    part. [`implicax.covariance`][] has the standard errors.
+
+    **Raises:** `ConvergenceError`, and `TypeError` or `ValueError` for bad input.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    t = jnp.array([0.0, 1.0, 2.0, 3.0])
+
+    def errors(y, data):
+        return y["height"] * jnp.exp(-y["rate"] * t) - data
+
+    def rate(data):
+        start = {"height": 1.0, "rate": 1.0}
+        return ix.least_squares(errors, start, data).value["rate"]
+
+    data = jnp.array([2.0, 1.2, 0.8, 0.5])
+    print(f"{rate(data):.3f}", jax.grad(rate)(data).round(3))
+    ```
+    ```text
+    0.469 [ 0.112 -0.143 -0.195 -0.169]
+    ```
+    """
+    problem = LeastSquares(fn, has_aux, loss)
     return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
 
 
@@ -129,87 +233,45 @@ def _solve(
     max_steps: int,
     on_failure: OnFailure,
 ) -> Solution:
+    solver = default_solver(problem) if solver is None else solver
     derivative = Implicit() if derivative is None else derivative
     check_solver(solver, max_steps)
     check_call(derivative, on_failure)
-    max_steps = int(max_steps)
     closed = close(problem, y0, args)
-    kind = problem.fixed_point
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
     v0, solver, frozen = stop_gradient((closed.v0, solver, closed.inputs))
-    name = type(solver).__name__
-    other = engine(solver)
-    if other is not None:
-        if derivative.unrolls or derivative.steps_with_solver:
-            raise TypeError(
-                f"{type(derivative).__name__} takes steps of one of ix's own solvers, "
-                f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "
-                "Phantom(steps, damping)."
-            )
-        outcome = _run_engine(closed.conditions, kind, other, v0, frozen, max_steps)
-        return conclude(problem, closed, None, derivative, outcome, on_failure, name)
+    takes_steps = derivative.unrolls or derivative.steps_with_solver
+    if takes_steps and isinstance(solver, Fallback):
+        solver = solver.solvers[0]
+    name = _name(solver)
+    if takes_steps and engine(solver) is not None:
+        raise TypeError(
+            f"{type(derivative).__name__} takes steps of one of ix's own solvers, "
+            f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "
+            "Phantom(steps, damping)."
+        )
     inputs = closed.inputs if derivative.unrolls else frozen
-    outcome = _run(
-        closed.conditions, kind, solver, v0, inputs, max_steps, derivative.unrolls
+    outcome = run(
+        closed.conditions, solver, v0, inputs, int(max_steps), derivative.unrolls
     )
-    return conclude(problem, closed, solver, derivative, outcome, on_failure, name)
+    own = solver if isinstance(solver, AbstractSolver) else None
+    return conclude(problem, closed, own, derivative, outcome, on_failure, name)
 
 
-@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _run(
-    conditions: Conditions,
-    kind: bool,
-    solver: AbstractSolver,
-    v0: Vector,
-    inputs: PyTree[Array],
-    max_steps: int,
-    unrolls: bool,
-) -> Outcome:
-    system = System(
-        lambda v: conditions.residual(v, inputs), kind, unrolls, conditions.reverse_only
-    )
-    return iterate(solver, system, v0, max_steps, differentiable=unrolls)
+def _name(solver: Any) -> str:
+    if isinstance(solver, Fallback):
+        return ", then ".join(map(_name, solver.solvers))
+    return type(solver).__name__
 
 
-@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _run_engine(
-    conditions: Conditions,
-    kind: bool,
-    solver: AbstractEngine,
-    v0: Vector,
-    inputs: PyTree[Array],
-    max_steps: int,
-) -> Outcome:
-    v, steps, broke = solver.solve(conditions, kind, v0, inputs, max_steps)
-    system = System(
-        lambda v: conditions.residual(v, inputs),
-        kind,
-        reverse_only=conditions.reverse_only,
-    )
-    return judge(system, v0, v, steps, broke)
-
-
-def default_solver(problem: AbstractProblem) -> AbstractSolver:
-    return Anderson() if problem.fixed_point else Newton()
-
-
-def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
-    """An error unless these solve; with `own`, unless the solver is one of ours."""
-    if own and not isinstance(solver, AbstractSolver):
-        raise TypeError(
-            "solver must be an ix.AbstractSolver such as ix.Newton(): its tolerance is "
-            f"to be changed. It is {solver!r}."
-        )
-    if not isinstance(solver, AbstractSolver) and engine(solver) is None:
-        raise TypeError(
-            "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
-            "the class), ix.SciPy(method) or an optimistix solver, and it is "
-            f"{solver!r}."
-        )
-    integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
-    if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
-        raise ValueError(
-            f"max_steps must be a positive integer up to {MAX_STEPS}, not "
-            f"{max_steps!r}."
-        )
+def default_solver(problem: AbstractProblem) -> Any:
+    """What `solver=None` means."""
+    conditions = problem.conditions
+    if issubclass(conditions, NormalEquations):
+        return Fallback(LevenbergMarquardt(), TrustRegion())
+    if issubclass(conditions, Stationarity):
+        return TrustRegion()
+    if issubclass(conditions, FixedPointConditions):
+        return Anderson()
+    return Newton()

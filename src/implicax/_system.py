@@ -1,13 +1,16 @@
 """The conditions as a solver sees them: functions of the unknown alone."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
+from ._conditions import Conditions
+from ._losses import AbstractLoss
 from ._lu import materialise
 from ._tree import Vector
 
@@ -21,6 +24,8 @@ class Point(eqx.Module):
     """`|F(y)|`, its largest component."""
     scale: Float[Array, ""]
     """What `|F(y)|` is to be compared with: see `System.evaluate`."""
+    objective: Float[Array, ""] | None = None
+    """What is minimised, where something is."""
 
     def meets(
         self,
@@ -45,6 +50,9 @@ class Point(eqx.Module):
 
 class System(eqx.Module):
     """`residual(y) = 0`, everything but `y` fixed.
+
+    Where the residual is the gradient of an objective, that is there too; and where the
+    objective is a sum of squares, the errors.
 
     Made by hand to single-step a solver:
 
@@ -71,6 +79,32 @@ class System(eqx.Module):
     """Whether derivatives are to flow through a solver's steps."""
     reverse_only: bool = eqx.field(static=True, default=False)
     """Whether the residual has a VJP but no JVP."""
+    objective: Callable[[Vector], Array] | None = None
+    """What `residual` is the gradient of, if it is one."""
+    errors: Callable[[Vector], tuple[Vector, AbstractLoss]] | None = None
+    """What the objective sums up, by which loss, if it is a sum."""
+
+    @classmethod
+    def of(
+        cls,
+        conditions: Conditions,
+        inputs: PyTree[Array],
+        *,
+        differentiable: bool = False,
+    ) -> "System":
+        """The conditions at `inputs`."""
+
+        def at(function: Callable[..., Any] | None) -> Any:
+            return None if function is None else lambda v: function(v, inputs)
+
+        return cls(
+            at(conditions.residual),
+            conditions.fixed_point,
+            differentiable,
+            conditions.reverse_only,
+            at(getattr(conditions, "objective", None)),
+            at(getattr(conditions, "errors", None)),
+        )
 
     def evaluate(self, y: Vector) -> Point:
         """The residual at `y`, its norm, and the scale of the relative test.
@@ -83,19 +117,26 @@ class System(eqx.Module):
 
         The sizes steer the solver; they are not differentiated.
         """
+
+        def both(y: Vector) -> tuple[Vector, Array | None]:
+            if self.objective is None:
+                return self.residual(y), None
+            objective, gradient = jax.value_and_grad(self.objective)(y)
+            return gradient, objective
+
         if self.fixed_point:
-            residual, reference = self.residual(y), y
+            (residual, objective), reference = both(y), y
         elif self.reverse_only:
-            residual, step = self.residual(y), _tree.coarsest_eps(y) ** 0.5
+            (residual, objective), step = both(y), _tree.coarsest_eps(y) ** 0.5
             there = self.residual(jax.tree.map(lambda x: x * (1 + step), y))
             change = _tree.subtract(there, residual)
             reference = jax.tree.map(lambda x: x / step, change)
         else:
-            residual, reference = jax.jvp(self.residual, (y,), (y,))
+            (residual, objective), (reference, _) = jax.jvp(both, (y,), (y,))
         norm, scale = jax.lax.stop_gradient(
             (_tree.largest(residual), _tree.largest(reference))
         )
-        return Point(y, residual, norm, scale)
+        return Point(y, residual, norm, scale, objective)
 
     def jacobian(self, y: Vector) -> Float[Array, "n n"]:
         """`dF/dy` as a matrix: by columns, or by rows where only a VJP is there."""

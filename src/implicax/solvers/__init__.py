@@ -5,6 +5,9 @@ from ._base import AbstractSolver as AbstractSolver
 from ._base import State as State
 from ._broyden import Broyden as Broyden
 from ._engines import SciPy as SciPy
+from ._fallback import Fallback as Fallback
 from ._newton import Chord as Chord
 from ._newton import Newton as Newton
 from ._picard import Picard as Picard
+from ._trust_region import LevenbergMarquardt as LevenbergMarquardt
+from ._trust_region import TrustRegion as TrustRegion

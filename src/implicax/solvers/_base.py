@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree
+from .._checks import positive
 from .._solution import Status
 from .._system import Point, System
 from .._tree import Vector
@@ -78,19 +79,8 @@ def tolerance(value: Any) -> Float[Array, ""] | None:
 
 
 def fraction(name: str) -> Callable[[Any], Float[Array, ""]]:
-    """A converter for a positive number called `name`."""
-
-    def convert(value: Any) -> Float[Array, ""]:
-        if isinstance(value, bool) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
-            raise TypeError(f"{name} must be a single real number, not {value!r}.")
-        if not _tree.traced(value) and not value > 0:
-            raise ValueError(
-                f"{name} must be positive, and it is {value}: less than one damps, one "
-                "is the plain step."
-            )
-        return jnp.asarray(value, dtype=jnp.result_type(float))
-
-    return convert
+    """A converter for a positive number that is a step length called `name`."""
+    return positive(name, ": less than one damps, one is the plain step")
 
 
 class AbstractSolver(eqx.Module):

@@ -24,7 +24,6 @@ class AbstractEngine(eqx.Module):
     def solve(
         self,
         conditions: Conditions,
-        fixed_point: bool,
         v0: Vector,
         inputs: PyTree[Array],
         max_steps: int,
@@ -73,10 +72,10 @@ class SciPy(AbstractEngine):
                 f"{self.method!r}."
             )
 
-    def solve(self, conditions, fixed_point, v0, inputs, max_steps):
+    def solve(self, conditions, v0, inputs, max_steps):
         run = host(_scipy_root, threads=1)
         tol = _tree.coarsest_eps(v0) ** (2 / 3) if self.tol is None else self.tol
-        options = (conditions, fixed_point, self.method, tol, max_steps)
+        options = (conditions, self.method, tol, max_steps)
         v, broke = run.answer(v0, (inputs, _Constant(options)))
         return v, jnp.full((), -1, jnp.int32), broke
 
@@ -86,9 +85,9 @@ class Optimistix(AbstractEngine):
 
     solver: Any
 
-    def solve(self, conditions, fixed_point, v0, inputs, max_steps):
+    def solve(self, conditions, v0, inputs, max_steps):
         optx = _optimistix()
-        system = System(lambda v: conditions.residual(v, inputs), fixed_point)
+        system = System.of(conditions, inputs)
 
         def residual(v: Vector, _: None) -> Vector:
             return system.residual(v)
@@ -97,7 +96,9 @@ class Optimistix(AbstractEngine):
             return _tree.subtract(v, system.residual(v))
 
         find, fn = optx.root_find, residual
-        if fixed_point or isinstance(self.solver, optx.AbstractFixedPointSolver):
+        if conditions.fixed_point or isinstance(
+            self.solver, optx.AbstractFixedPointSolver
+        ):
             find, fn = optx.fixed_point, step
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             found = find(fn, self.solver, v0, max_steps=max_steps, throw=False)
@@ -160,9 +161,9 @@ def _scipy_root(v0: PyTree, args: Any) -> PyTree:
 
     inputs, constant = args
     v0, inputs = jax.tree.map(jnp.asarray, (v0, inputs))
-    conditions, fixed_point, method, tol, max_steps = constant.value
+    conditions, method, tol, max_steps = constant.value
     # SciPy's fixed steps go along +F, so it is given the step of the map, f(y) - y.
-    sign = -1 if fixed_point else 1
+    sign = -1 if conditions.fixed_point else 1
     residual, jacobian = _compiled(conditions)
     flat, unravel = _tree.ravel(v0)
     exact = method in ("hybr", "lm")

@@ -1,0 +1,140 @@
+"""How a solver is run: ours in our loop, others to their own end, several in turns."""
+
+import numbers
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from . import _tree
+from ._conditions import Conditions
+from ._iterate import Outcome, iterate, judge
+from ._solution import Stats, Status
+from ._system import System
+from ._tree import Vector
+from .solvers import AbstractSolver, Fallback
+from .solvers._engines import AbstractEngine, engine
+
+#: Steps are counted in the dtype of the residual norm: float32 counts to here.
+MAX_STEPS = 2**24
+
+
+def run(
+    conditions: Conditions,
+    solver: Any,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    unrolls: bool,
+) -> Outcome:
+    """What `solver`, of whatever kind, makes of the conditions."""
+    if isinstance(solver, Fallback):
+        return _run_in_turns(conditions, solver, v0, inputs, max_steps)
+    other = engine(solver)
+    if other is not None:
+        return _run_engine(conditions, other, v0, inputs, max_steps)
+    return _run(conditions, solver, v0, inputs, max_steps, unrolls)
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _run(
+    conditions: Conditions,
+    solver: AbstractSolver,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    unrolls: bool,
+) -> Outcome:
+    system = System.of(conditions, inputs, differentiable=unrolls)
+    return iterate(solver, system, v0, max_steps, differentiable=unrolls)
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _run_engine(
+    conditions: Conditions,
+    solver: AbstractEngine,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+) -> Outcome:
+    v, steps, broke = solver.solve(conditions, v0, inputs, max_steps)
+    return judge(System.of(conditions, inputs), v0, v, steps, broke)
+
+
+def _run_in_turns(
+    conditions: Conditions,
+    solver: Fallback,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+) -> Outcome:
+    """One solver after the other, each from `v0`, until one converges.
+
+    Outside `jit` a solver that is not needed is not even compiled. Inside, it runs in a
+    loop of at most one round: under `vmap` only if some lane needs it.
+    """
+
+    def attempt(other: Any) -> Outcome:
+        outcome = run(conditions, other, v0, inputs, max_steps, False)
+        stats = outcome.stats
+        stats = Stats(stats.steps, stats.evaluations, stats.residual_norm, None)
+        return Outcome(outcome.y, outcome.status, stats, outcome.inverse)
+
+    first, *others = solver.solvers
+    outcome = attempt(first)
+    for other in others:
+        failed = outcome.status != Status.converged
+        if not _tree.traced(failed):
+            if not bool(failed):
+                break
+            outcome = _better(outcome, attempt(other))
+        else:
+            # What the first one knows of the inverse stays: whoever uses it checks.
+            kept = outcome.inverse
+            bare = Outcome(outcome.y, outcome.status, outcome.stats, None)
+
+            def again(carry: tuple, other: Any = other) -> tuple:
+                outcome, _ = carry
+                new = _better(outcome, attempt(other))
+                bare = Outcome(new.y, new.status, new.stats, None)
+                return bare, jnp.zeros((), bool)
+
+            bare, _ = jax.lax.while_loop(lambda carry: carry[1], again, (bare, failed))
+            outcome = Outcome(bare.y, bare.status, bare.stats, kept)
+    return outcome
+
+
+def _better(first: Outcome, second: Outcome) -> Outcome:
+    """The second, unless it failed and is further from a solution than the first."""
+    steps = first.stats.steps + second.stats.steps
+    evaluations = first.stats.evaluations + second.stats.evaluations
+    norms = first.stats.residual_norm, second.stats.residual_norm
+    good = (second.status == Status.converged) | ~(norms[1] > norms[0])
+    stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), None)
+    status = Status.where(good, second.status, first.status)
+    y = _tree.where(good, second.y, first.y)
+    return Outcome(y, status, stats, second.inverse)
+
+
+def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
+    """An error unless these solve; with `own`, unless the solver is one of ours."""
+    if own and not isinstance(solver, AbstractSolver):
+        raise TypeError(
+            "solver must be an ix.AbstractSolver such as ix.Newton(): its tolerance is "
+            f"to be changed. It is {solver!r}."
+        )
+    ours = isinstance(solver, AbstractSolver | Fallback)
+    if not ours and engine(solver) is None:
+        raise TypeError(
+            "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
+            "the class), ix.SciPy(method) or an optimistix solver, and it is "
+            f"{solver!r}."
+        )
+    integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
+    if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
+        raise ValueError(
+            f"max_steps must be a positive integer up to {MAX_STEPS}, not "
+            f"{max_steps!r}."
+        )

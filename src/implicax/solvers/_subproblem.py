@@ -1,0 +1,244 @@
+"""The trust-region subproblem: the best step of at most a given length.
+
+    min  g.p + 1/2 p.B p   subject to   |D p| <= radius
+
+for the gradient `g`, a symmetric `B` (a Hessian, or its Gauss-Newton part) and a
+diagonal `D` that makes the components of `p` comparable.
+"""
+
+import abc
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from .. import _tree
+from .._lu import Product
+from .._tree import Vector
+
+#: `|D p|` may miss the radius by this fraction (More 1978, eq. 5.5).
+SLACK = 0.1
+
+
+class Step(eqx.Module):
+    """A solution of the subproblem."""
+
+    p: Vector
+    length: Float[Array, ""]
+    """`|D p|`."""
+    reduction: Float[Array, ""]
+    """How far the quadratic falls."""
+    interior: Bool[Array, ""]
+    """Whether the bound does not matter: `p` is the Newton step."""
+
+
+class AbstractModel(eqx.Module):
+    """`g`, `B` and `D` in the form that the subproblem needs."""
+
+    @abc.abstractmethod
+    def step(self, radius: Array) -> Step:
+        """The step of at most that length."""
+
+    @abc.abstractmethod
+    def slope(self, g: Vector) -> Float[Array, ""]:
+        """`|D^-1 g|`."""
+
+    @abc.abstractmethod
+    def size(self, y: Vector) -> Float[Array, ""]:
+        """`|D y|`."""
+
+    @abc.abstractmethod
+    def energy(self, y: Vector) -> Float[Array, ""]:
+        """`|y.B y|`."""
+
+
+class Spectral(AbstractModel):
+    """`D^-1 B D^-1 = V diag(w) V^T`: then every radius costs a few vector operations
+    (More & Sorensen 1983). Directions that are not in `V` are left alone."""
+
+    values: Float[Array, " k"]
+    """`w`, in ascending order unless all are positive."""
+    vectors: Float[Array, "n k"]
+    slopes: Float[Array, " k"]
+    """`V^T D^-1 g`."""
+    scale: Float[Array, " n"]
+    """The diagonal of `D`."""
+    like: Vector
+    """The shape of a step."""
+
+    def _step(self, shift: Array) -> Array:
+        """`-(w + shift)^-1 V^T D^-1 g`."""
+        used = self.slopes != 0
+        return jnp.where(
+            used, -self.slopes / jnp.where(used, self.values + shift, 1), 0
+        )
+
+    def step(self, radius: Array) -> Step:
+        # `|q(shift)| = radius` for `shift > max(0, -w_min)`: Newton's method on
+        # `1 / |q|`, which is nearly linear in the shift, kept inside a bracket.
+        smallest = jnp.min(self.values)
+        low = jnp.maximum(0, -smallest)
+        high = low + jnp.linalg.norm(self.slopes) / radius
+        newton = self._step(jnp.zeros((), low.dtype))
+        interior = (smallest > 0) | ~jnp.any((self.values <= 0) & (self.slopes != 0))
+        interior = interior & (smallest >= 0) & (jnp.linalg.norm(newton) <= radius)
+
+        def far(carry: tuple) -> Array:
+            shift, _, _, count = carry
+            length = jnp.linalg.norm(self._step(shift))
+            near = jnp.abs(length - radius) <= SLACK * radius
+            return ~near & ~interior & (count < 40)
+
+        def improve(carry: tuple) -> tuple:
+            shift, low, high, count = carry
+            q = self._step(shift)
+            length = jnp.linalg.norm(q)
+            low = jnp.where(length > radius, shift, low)
+            high = jnp.where(length > radius, high, shift)
+            slope = jnp.sum(jnp.where(q != 0, q**2 / (self.values + shift), 0))
+            new = shift + (length / radius - 1) * length**2 / slope
+            inside = (new > low) & (new < high)
+            return jnp.where(inside, new, (low + high) / 2), low, high, count + 1
+
+        start = jnp.where(low > 0, (low + high) / 2, 0.001 * high)
+        zero = jnp.zeros((), jnp.int32)
+        shift, *_ = jax.lax.while_loop(far, improve, (start, low, high, zero))
+        q = jnp.where(interior, newton, self._step(shift))
+        # The hard case: the gradient has no part along the direction of the most
+        # negative curvature. Go along it, either way, as far as the radius allows.
+        left = jnp.sqrt(jnp.maximum(radius**2 - jnp.sum(q**2), 0))
+        hard = (smallest < 0) & (left > (1 - SLACK) * radius)
+        way = jnp.where(self.slopes[0] > 0, -left, left)
+        q = jnp.where(hard, q.at[0].add(way), q)
+        reduction = -jnp.sum(q * (self.slopes + self.values * q / 2))
+        _, unravel = _tree.ravel(self.like)
+        p = unravel(self.vectors @ q / self.scale)
+        return Step(p, jnp.linalg.norm(q), reduction, interior)
+
+    def slope(self, g: Vector) -> Float[Array, ""]:
+        return jnp.linalg.norm(_tree.ravel(g)[0] / self.scale)
+
+    def size(self, y: Vector) -> Float[Array, ""]:
+        return jnp.linalg.norm(_tree.ravel(y)[0] * self.scale)
+
+    def energy(self, y: Vector) -> Float[Array, ""]:
+        scaled = (_tree.ravel(y)[0] * self.scale) @ self.vectors
+        return jnp.abs(jnp.sum(self.values * scaled**2))
+
+    def solve(self, b: Vector, transposed: bool) -> Vector:
+        """`B^-1 b`: what a derivative may reuse."""
+        del transposed
+        flat, unravel = _tree.ravel(b)
+        w = jnp.where(self.values == 0, jnp.inf, self.values)
+        half = ((flat / self.scale) @ self.vectors) / w
+        return unravel(self.vectors @ half / self.scale)
+
+
+class MatrixFree(AbstractModel):
+    """`B` by products alone, `D = I`: conjugate gradients until they leave the region
+    or meet negative curvature (Steihaug 1983; Toint 1981)."""
+
+    product: Product = eqx.field(static=True)
+    g: Vector
+    tolerance: Float[Array, ""]
+    """The relative residual at which the iteration stops."""
+
+    def step(self, radius: Array) -> Step:
+        g, norm = self.g, _tree.norm(self.g)
+        limit = 2 * _tree.size(g)
+
+        def body(carry: tuple) -> tuple:
+            p, r, d, rr, _, count = carry
+            Bd = self.product(d)
+            curvature = _tree.dot(d, Bd)
+            positive = curvature > 0
+            alpha = rr / jnp.where(positive, curvature, 1)
+            ahead = _tree.add(p, _tree.scale(alpha, d))
+            stop = ~positive | (_tree.norm(ahead) >= radius)
+            # To the boundary: |p + t d| = radius.
+            dd, pd, pp = _tree.dot(d, d), _tree.dot(p, d), _tree.dot(p, p)
+            root = jnp.sqrt(jnp.maximum(pd**2 + dd * (radius**2 - pp), 0))
+            t = jnp.where(stop, (root - pd) / dd, alpha)
+            p = _tree.add(p, _tree.scale(t, d))
+            r = _tree.add(r, _tree.scale(t, Bd))
+            rr_new = _tree.dot(r, r)
+            d = _tree.subtract(_tree.scale(rr_new / rr, d), r)
+            return p, r, d, rr_new, stop, count + 1
+
+        def going(carry: tuple) -> Array:
+            _, _, _, rr, stop, count = carry
+            enough = jnp.sqrt(rr) <= self.tolerance * norm
+            return ~stop & ~enough & (rr > 0) & (count < limit)
+
+        zero = _tree.zeros_like(g)
+        d = jax.tree.map(jnp.negative, g)
+        first = zero, g, d, norm**2, jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+        p, r, *_, stop, _ = jax.lax.while_loop(going, body, first)
+        # With the residual `r = B p + g`, the quadratic is `(g + r).p / 2`.
+        reduction = -(_tree.dot(p, g) + _tree.dot(p, r)) / 2
+        return Step(p, _tree.norm(p), reduction, ~stop)
+
+    def slope(self, g: Vector) -> Float[Array, ""]:
+        return _tree.norm(g)
+
+    def size(self, y: Vector) -> Float[Array, ""]:
+        return _tree.norm(y)
+
+    def energy(self, y: Vector) -> Float[Array, ""]:
+        return jnp.abs(_tree.dot(y, self.product(y)))
+
+
+def running_scale(scale: Array, new: Array) -> Float[Array, " n"]:
+    """The largest scale so far of each component (More 1978, eq. 6.3)."""
+    return jnp.maximum(scale, jnp.where(jnp.isfinite(new), new, 0))
+
+
+def usable(scale: Array) -> Float[Array, " n"]:
+    """A component without a scale has scale one."""
+    return jnp.where(scale > 0, scale, 1)
+
+
+def from_hessian(
+    hessian: Float[Array, "n n"], g: Vector, scale: Float[Array, " n"]
+) -> tuple[Spectral, Float[Array, " n"]]:
+    """The model of a Hessian, and the scale so far."""
+    scale = running_scale(scale, jnp.sqrt(jnp.abs(jnp.diagonal(hessian))))
+    d = usable(scale)
+    matrix = hessian / d[:, None] / d[None, :]
+    finite = jnp.all(jnp.isfinite(matrix))
+    matrix = jnp.where(finite, (matrix + matrix.T) / 2, jnp.eye(d.size, dtype=d.dtype))
+    values, vectors = jnp.linalg.eigh(matrix)
+    rounding = d.size * jnp.finfo(d.dtype).eps * jnp.max(jnp.abs(values))
+    values = jnp.where(jnp.abs(values) > rounding, values, 0)
+    flat, _ = _tree.ravel(g)
+    return Spectral(values, vectors, (flat / d) @ vectors, d, g), scale
+
+
+def from_jacobian(
+    jacobian: Float[Array, "m n"],
+    errors: Float[Array, " m"],
+    like: Vector,
+    scale: Float[Array, " n"],
+) -> tuple[Spectral, Float[Array, " n"]]:
+    """The model `B = J^T J`, `g = J^T errors`; no condition number is squared."""
+    scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0))
+    d, (m, n) = usable(scale), jacobian.shape
+    matrix = jacobian / d
+    matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0)
+    if m > n:
+        both = jnp.linalg.qr(
+            jnp.concatenate([matrix, errors[:, None]], axis=1), mode="r"
+        )
+        matrix, errors = both[:n, :n], both[:n, n]
+    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
+    eps = jnp.finfo(values.dtype).eps
+    kept = values > n * eps * jnp.max(values)
+    slopes = jnp.where(kept, values * (errors @ left), 0)
+    squares = jnp.where(kept, values**2, 0)
+    return Spectral(squares, right.T, slopes, d, like), scale
+
+
+def from_product(product: Product, g: Vector, tolerance: Any) -> MatrixFree:
+    return MatrixFree(product, g, jnp.asarray(tolerance, _tree.working_dtype(g)))

@@ -1,0 +1,316 @@
+"""Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
+
+import abc
+import dataclasses
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from .. import _tree
+from .._losses import Squares
+from .._solution import Status
+from .._system import Point, System
+from .._tree import Vector
+from ._base import AbstractSolver, State, tolerance
+from ._subproblem import (
+    AbstractModel,
+    Spectral,
+    Step,
+    from_hessian,
+    from_jacobian,
+    from_product,
+)
+
+#: Up to here the matrix of the model is formed and decomposed (measured on CPU: an
+#: eigendecomposition at 500 takes 0.1 s).
+DECOMPOSED = 512
+#: Shortenings of a step before the search gives up.
+MAX_TRIALS = 30
+#: The first radius, in units of `|D y0|` (MINPACK has 100).
+FIRST_RADIUS = 10.0
+
+
+class _Memory(eqx.Module):
+    radius: Float[Array, ""]
+    """Negative before the first step."""
+    scale: Float[Array, " n"] | None
+    """The diagonal of `D`, zero where nothing is known yet."""
+    error: Float[Array, ""]
+    """The length of the last step, where it was a full Newton step, relative to `y`."""
+    first_slope: Float[Array, ""]
+    slope: Float[Array, ""]
+    """`|D^-1 g|`, at the start and now."""
+    at_floor: Bool[Array, ""]
+    """Whether what is left to gain is below the rounding errors of the objective."""
+    inverse: Spectral | None
+
+
+class _Trial(eqx.Module):
+    radius: Float[Array, ""]
+    step: Step
+    objective: Float[Array, ""]
+    ratio: Float[Array, ""]
+    accepted: Bool[Array, ""]
+    count: Int[Array, ""]
+
+
+class AbstractTrustRegion(AbstractSolver):
+    """The algorithm that both methods share (Conn, Gould & Toint 2000, alg. 6.1.1)."""
+
+    @abc.abstractmethod
+    def _objective(self, system: System, y: Vector) -> Float[Array, ""]:
+        """What is minimised."""
+
+    @abc.abstractmethod
+    def _model(
+        self, system: System, state: State, scale: Array | None, forcing: Array
+    ) -> tuple[AbstractModel, Array | None]:
+        """The quadratic model at the iterate, and the scale so far."""
+
+    def init(self, system: System, y: Vector) -> State:
+        self.check(system)
+        n, dtype = _tree.size(y), _tree.working_dtype(y)
+        inf, no = jnp.full((), jnp.inf, dtype), jnp.full((), -1, dtype)
+        scale = inverse = None
+        if n <= DECOMPOSED:
+            scale = jnp.zeros((n,), dtype)
+            k = min(n, self._rank(system, y))
+            empty = jnp.zeros((k,), dtype), jnp.zeros((n, k), dtype)
+            inverse = Spectral(*empty, empty[0], jnp.ones((n,), dtype), y)
+        memory = _Memory(no, scale, inf, no, inf, jnp.zeros((), bool), inverse)
+        return State.start(system, y, memory)
+
+    def check(self, system: System) -> None:
+        """An error unless this is a problem for the solver."""
+
+    def _rank(self, system: System, y: Vector) -> int:
+        """The most directions that the model can have."""
+        return _tree.size(y)
+
+    def _slope(self, model: AbstractModel, point: Point) -> Float[Array, ""]:
+        """`|D^-1 g|`; of an equation, the residual."""
+        if point.objective is None:
+            return _tree.norm(point.residual)
+        return model.slope(point.residual)
+
+    def step(self, system: System, state: State) -> State:
+        point, memory = state.point, state.memory
+        fresh = memory.first_slope < 0
+        forcing = jnp.sqrt(memory.slope / jnp.abs(memory.first_slope))
+        forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
+        model, scale = self._model(system, state, memory.scale, forcing)
+        size, slope = model.size(point.y), self._slope(model, point)
+        first_slope = jnp.where(fresh, slope, memory.first_slope)
+        start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
+        radius = jnp.where(memory.radius < 0, start, memory.radius)
+
+        objective = self._objective(system, point.y)
+        # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
+        eps, energy = _tree.coarsest_eps(point.y), model.energy(point.y)
+        noise = eps * (jnp.abs(objective) + jnp.sqrt(jnp.abs(objective) * energy))
+        noise = 10 * (noise + eps**2 * energy)
+
+        def attempt(radius: Array, count: Array) -> _Trial:
+            step = model.step(radius)
+            new = self._objective(system, _tree.add(point.y, step.p))
+            change = objective - new
+            ratio = change / jnp.where(step.reduction > 0, step.reduction, 1)
+            lost = (step.reduction <= noise) & (jnp.abs(change) <= noise)
+            accepted = ((ratio > 1e-4) & (step.reduction > 0)) | lost
+            ratio = jnp.where(lost, 1, ratio)
+            return _Trial(radius, step, new, ratio, accepted, count + 1)
+
+        def shorten(trial: _Trial) -> _Trial:
+            factor = jnp.where(jnp.isfinite(trial.objective), 0.25, 0.1)
+            return attempt(
+                factor * jnp.minimum(trial.radius, trial.step.length), trial.count
+            )
+
+        def searching(trial: _Trial) -> Bool[Array, ""]:
+            going = (trial.count < MAX_TRIALS) & jnp.isfinite(objective)
+            return ~trial.accepted & going & (trial.step.reduction > 0)
+
+        # It enters with a step that is refused: so an attempt is compiled only once.
+        none = Step(point.y, radius / 0.25, objective + 1, jnp.zeros((), bool))
+        zero = jnp.zeros((), jnp.int32)
+        entry = _Trial(
+            radius / 0.25, none, objective, objective, jnp.zeros((), bool), zero
+        )
+        entry = dataclasses.replace(
+            entry, step=dataclasses.replace(none, reduction=jnp.ones_like(objective))
+        )
+        trial = jax.lax.while_loop(searching, shorten, entry)
+        step = trial.step
+        y = _tree.where(trial.accepted, _tree.add(point.y, step.p), point.y)
+        new = system.evaluate(y)
+        grown = jnp.where(step.interior, trial.radius, 2 * step.length)
+        grown = jnp.maximum(trial.radius, grown)
+        radius = jnp.where(trial.ratio >= 0.75, grown, trial.radius)
+        radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
+
+        newton = trial.accepted & step.interior
+        error = jnp.where(newton, step.length / model.size(y), jnp.inf)
+        # Where nothing is left to gain, stop as soon as the gradient stops falling.
+        new_slope = self._slope(model, new)
+        wide = step.interior | (trial.radius >= eps**0.5 * size)
+        nothing = wide & (step.reduction <= noise)
+        at_floor = nothing & ~(new_slope < 0.5 * slope)
+        better = ~at_floor | (new_slope <= slope)
+        new = _tree.where(better, new, point)
+        slope = jnp.where(better, new_slope, slope)
+        inverse = model if isinstance(model, Spectral) else None
+        memory = _Memory(radius, scale, error, first_slope, slope, at_floor, inverse)
+        stuck = ~trial.accepted | at_floor
+        return state.moved(new, memory, trial.count, stuck)
+
+    def converged(self, state: State) -> Bool[Array, ""]:
+        if state.point.objective is None:
+            return self.meets(state, state.point)
+        memory, dtype = state.memory, state.point.norm.dtype
+        eps = _tree.coarsest_eps(state.point.y)
+        rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
+        atol = 0 if self.atol is None else self.atol.astype(dtype)
+        flat = memory.slope <= eps * memory.first_slope
+        return (memory.error <= rtol) | flat | (state.point.norm <= atol)
+
+    def at_rounding_error(self, state: State) -> Bool[Array, ""]:
+        return state.memory.at_floor
+
+    def why_stuck(self, state: State) -> Status:
+        return Status.stagnated
+
+
+class TrustRegion(AbstractTrustRegion):
+    """Newton's method for minima, in a trust region.
+
+    Each step minimises the quadratic model with the exact Hessian inside a region in
+    which the model has proved right. It leaves saddle points along negative curvature,
+    and converges quadratically to a minimum with a positive definite Hessian (Conn,
+    Gould & Toint, *Trust-Region Methods*, 2000). Up to 512 real unknowns the Hessian is
+    decomposed (More & Sorensen 1983) and variables are scaled by its diagonal; beyond,
+    truncated conjugate gradients need Hessian-vector products alone (Steihaug 1983).
+
+    **Arguments:**
+
+    - `rtol`: the solve has converged when the last full Newton step was no longer than
+      `rtol |y|` (variables scaled); `None` means `eps**(2/3)` of the dtype. It ends
+      too where the gradient has fallen by a factor of `eps`, or to what rounding errors
+      leave of it.
+    - `atol`: ... or when no component of the gradient is larger than `atol`; `None`
+      means zero.
+    - `record_history`: keep the largest component of the gradient of every step in
+      `solution.stats.residual_history`.
+    """
+
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    def check(self, system: System) -> None:
+        if system.objective is None:
+            raise TypeError(
+                "ix.TrustRegion minimises an objective, and this is an equation. Use "
+                "ix.LevenbergMarquardt, which minimises its residual, or ix.Newton."
+            )
+        if system.reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and ix.TrustRegion needs its "
+                "second derivatives. Use ix.Optax(optax.lbfgs()), or give fn a "
+                "jax.custom_jvp."
+            )
+
+    def _objective(self, system, y):
+        assert system.objective is not None
+        return system.objective(y)
+
+    def _model(self, system, state, scale, forcing):
+        y, g = state.point.y, state.point.residual
+        if scale is None:
+            _, product = jax.linearize(system.residual, y)
+            return from_product(product, g, forcing), None
+        return from_hessian(system.jacobian(y), g, scale)
+
+
+class LevenbergMarquardt(AbstractTrustRegion):
+    """Least squares by the Gauss-Newton model, in a trust region; and roots, as the
+    least squares of their residual.
+
+    Levenberg (1944), Marquardt (1963), in More's form: a radius instead of a damping
+    parameter, and variables scaled by the columns of the Jacobian (More 1978, *The
+    Levenberg-Marquardt algorithm: implementation and theory*), which is decomposed
+    (so nothing is squared) up to 512 real unknowns; beyond that by truncated conjugate
+    gradients. Converges fast where the errors at the solution are small. A robust loss
+    enters with its second derivative, where that is at least a tenth of its first
+    (Triggs et al. 2000, sec. 4.3).
+
+    **Arguments:**
+
+    - `rtol`: as of [`implicax.TrustRegion`][] for least squares, as of
+      [`implicax.AbstractSolver`][] for roots; `atol`, `record_history`: likewise.
+    """
+
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    def check(self, system: System) -> None:
+        if system.objective is not None and system.errors is None:
+            raise TypeError(
+                "ix.LevenbergMarquardt needs the errors whose squares are summed, and "
+                "this objective is a scalar. Use ix.TrustRegion, or ix.least_squares."
+            )
+        if system.reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and ix.LevenbergMarquardt needs "
+                "Jacobian-vector products. Use ix.Broyden or ix.Optax, or give fn a "
+                "jax.custom_jvp."
+            )
+
+    def _errors(self, system, y):
+        if system.errors is None:
+            return system.residual(y), Squares()
+        return system.errors(y)
+
+    def _rank(self, system, y):
+        errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
+        return _tree.size(errors)
+
+    def _objective(self, system, y):
+        errors, loss = self._errors(system, y)
+        return loss.cost(errors)
+
+    def _model(self, system, state, scale, forcing):
+        y = state.point.y
+        errors, push, loss = jax.linearize(
+            lambda y: self._errors(system, y), y, has_aux=True
+        )
+        slopes, weights = loss.slopes(errors), loss.curvatures(errors)
+        # slope / error is the first derivative of rho: what weighs the error itself.
+        floor = jax.tree.map(
+            lambda s, e: 0.1 * jnp.where(e == 0, 1, s / jnp.where(e == 0, 1, e)),
+            slopes,
+            errors,
+        )
+        weights = jax.tree.map(jnp.maximum, weights, floor)
+        if scale is None:
+            pull = jax.linear_transpose(push, y)
+
+            def product(t: Vector) -> Vector:
+                return pull(jax.tree.map(jnp.multiply, weights, push(t)))[0]
+
+            return from_product(product, pull(slopes)[0], forcing), None
+        flat, unravel = _tree.ravel(y)
+        root = jnp.sqrt(_tree.ravel(weights)[0])
+
+        def column(e: Array) -> Array:
+            return root * _tree.ravel(push(unravel(e)))[0]
+
+        jacobian = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+        safe = jnp.where(root > 0, root, 1)
+        scaled = jnp.where(root > 0, _tree.ravel(slopes)[0] / safe, 0)
+        return from_jacobian(jacobian, scaled, y, scale)
+
+    def approximate_inverse(self, state: State) -> Spectral | None:
+        return state.memory.inverse if state.point.objective is not None else None
