@@ -1,6 +1,7 @@
 """Newton's method, and the chord method that keeps its first Jacobian."""
 
-from typing import Any
+import dataclasses
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -15,6 +16,14 @@ from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
 from ._search import backtrack
+
+#: Full steps taken against the line search.
+MAX_LEAPS = 10
+
+
+class _Memory(eqx.Module):
+    elimination: Elimination | None
+    leaps: Float[Array, ""]
 
 
 class Newton(AbstractSolver):
@@ -31,7 +40,9 @@ class Newton(AbstractSolver):
       uses matrix-free GMRES beyond; or any `lineax.AbstractLinearSolver`, for example
       `lx.GMRES(rtol=1e-6, atol=1e-6)`; or [`implicax.MinimumNorm`][], for singular
       systems.
-    - `line_search`: halve `t` until the residual falls; `False` always takes `t = 1`.
+    - `line_search`: halve `t` until the residual falls; where no length makes it fall
+      (a local minimum of `|F|` that is no root), take the full step, up to ten times.
+      `False` always takes `t = 1`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
     """
 
@@ -41,13 +52,16 @@ class Newton(AbstractSolver):
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
 
+    precision: ClassVar[float] = 0.8
+
     def _dense(self, y: Vector) -> bool:
         auto = isinstance(self.linear_solver, Auto)
         return auto and _tree.size(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
-        memory = _no_elimination(y) if self._dense(y) else None
-        return State.start(system, y, memory)
+        elimination = _no_elimination(y) if self._dense(y) else None
+        leaps = jnp.zeros((), _tree.working_dtype(y))
+        return State.start(system, y, _Memory(elimination, leaps))
 
     def step(self, system: System, state: State) -> State:
         point, elimination = state.point, None
@@ -66,31 +80,38 @@ class Newton(AbstractSolver):
             solve = LinearSolve(self.linear_solver, None, system.fixed_point)
             correction = solve.approximately(product, point.residual, False)
         direction = jax.tree.map(jnp.negative, correction)
+        leaps = state.memory.leaps
         if not self.line_search:
-            return state.move(system, _tree.add(point.y, direction), elimination)
+            memory = _Memory(elimination, leaps)
+            return state.move(system, _tree.add(point.y, direction), memory)
         trial = backtrack(system, point, direction, lambda new: self.meets(state, new))
-        return state.moved(
-            trial.point, elimination, trial.evaluations, stuck=trial.rejected
-        )
+        memory = _Memory(elimination, leaps + trial.rejected.astype(leaps.dtype))
+        new = state.moved(trial.point, memory, trial.evaluations, trial.rejected)
+        hopeless = self.at_rounding_error(new) | (memory.leaps > MAX_LEAPS)
+        if elimination is not None:
+            hopeless = hopeless | elimination.singular
+        return dataclasses.replace(new, stuck=trial.rejected & hopeless)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
-        if state.memory is None:
+        elimination = state.memory.elimination
+        if elimination is None:
             return jnp.zeros((), bool)
         # |F| <= n eps |J| |y|: zero, for a Jacobian that is n eps off in each entry
         # (Rigal & Gaches 1967; Higham, *Accuracy and Stability*, thm 7.1). `|J y|` may
         # be far smaller than that where J is ill-conditioned.
-        y, scale = state.point.y, state.memory.scale
+        y, scale = state.point.y, elimination.scale
         error = scale.size * _tree.coarsest_eps(y) * jnp.max(scale) * _tree.largest(y)
         return state.point.norm <= error
 
     def why_stuck(self, state: State) -> Status:
-        singular = False
-        if state.memory is not None:
-            singular = state.memory.singular
+        elimination, singular = state.memory.elimination, False
+        if elimination is not None:
+            singular = elimination.singular
         return Status.where(jnp.asarray(singular), Status.singular, Status.stagnated)
 
     def approximate_inverse(self, state: State) -> Factor | None:
-        return None if state.memory is None else state.memory.factor
+        elimination = state.memory.elimination
+        return None if elimination is None else elimination.factor
 
 
 class Chord(AbstractSolver):

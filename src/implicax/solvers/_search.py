@@ -37,7 +37,8 @@ def backtrack(
     for Newton's direction see Dennis & Schnabel 1996, ch. 6: a smooth norm lets it go
     round more corners than the maximum norm does), or any point that `meets` the
     tolerances: at the rounding level nothing falls any more. A residual that is not
-    finite is not accepted.
+    finite is not accepted. Where no length is, the last one tried is the full step, for
+    the solver to take or to leave.
 
     The choice of a length is piecewise constant in everything. If derivatives are to
     flow (`system.differentiable`) the point chosen is evaluated once more, outside the
@@ -47,7 +48,8 @@ def backtrack(
     square = _tree.dot(frozen.residual, frozen.residual)
 
     def halve(trial: Trial) -> Trial:
-        t = trial.length / 2
+        last = trial.evaluations == MAX_HALVINGS
+        t = jnp.where(last, 1, trial.length / 2)
         new = jax.lax.stop_gradient(system.evaluate(move(frozen, along, t)))
         falls = _tree.dot(new.residual, new.residual) <= (1 - 1e-4 * t) ** 2 * square
         return Trial(t, new, trial.evaluations + 1, ~(falls | meets(new)))
