@@ -43,7 +43,8 @@ class Problem:
     other_solutions: tuple[np.ndarray, ...] = ()
     #: The least known value: of the sum of squares, or of `fn` if it gives a number.
     minimum: float = 0.0
-    #: Values of further published local minima, some of them at infinity.
+    #: Further published values, at which a solver may stop: of local minima, some of
+    #: them at infinity, and of a saddle.
     local_minima: tuple[float, ...] = ()
     #: Whether the Jacobian of a root, or the Hessian of a minimum, is singular at
     #: `solution`: the implicit function theorem does not hold there.

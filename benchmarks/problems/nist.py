@@ -8,6 +8,7 @@ its standard deviations were computed with 11.
 """
 
 import dataclasses
+import functools
 import math
 import pathlib
 import re
@@ -159,6 +160,17 @@ MODELS = {
     "Thurber": cubics,
 }
 
+
+@functools.cache
+def residual_of(model):
+    """Model minus response: one function for each model, so that it compiles once."""
+
+    def residual(y, args):
+        return model(y, args["x"]) - args["y"]
+
+    return residual
+
+
 PARAMETER = re.compile(r"^\s*b\d+\s*=((?:\s+\S+){4})\s*$", re.MULTILINE)
 
 
@@ -178,15 +190,10 @@ def read(path: pathlib.Path) -> Regression:
     response, predictors = observations[:, 0], observations[:, 1:]
     if len(response) != labelled(header, "Number of Observations"):
         raise ValueError(f"{path} does not hold as many observations as it says.")
-    model = MODELS[path.stem]
-
-    def residual(y, args):
-        return model(y, args["x"]) - args["y"]
-
     return Regression(
         name=path.stem,
         kind="least_squares",
-        fn=residual,
+        fn=residual_of(MODELS[path.stem]),
         y0=start_1,
         start_2=start_2,
         args={
