@@ -67,7 +67,10 @@ def gulf(y, args):
 
 
 def box(y, args):
-    """12 (Box 1966), 10 residuals: the rates of two exponentials, and a factor."""
+    """12 (Box 1966), 10 residuals: the rates of two exponentials, and a factor.
+
+    The residual also vanishes wherever x1 = x2 and x3 = 0.
+    """
     t = counting(10) / 10.0
     first, second = args["rates"]
     observed = jnp.exp(-first * t) - jnp.exp(-second * t)
