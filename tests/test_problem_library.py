@@ -375,7 +375,8 @@ def test_nist_is_complete():
     assert {problem.name for problem in NIST} == names
 
 
-@each(NIST)
+@needs_nist
+@each(NIST or [pytest.param(None, id="none")])
 def test_nist_sizes(problem):
     n = problem.y0.size
     other = problem.from_start_2()
@@ -386,7 +387,8 @@ def test_nist_sizes(problem):
     assert problem.args["y"].size - n == problem.degrees_of_freedom
 
 
-@each(NIST)
+@needs_nist
+@each(NIST or [pytest.param(None, id="none")])
 def test_nist_certified_values(problem):
     """Sum of squares to 9 digits, standard deviations to 8.
 
