@@ -21,6 +21,7 @@ from ._solve import default_solver
 from ._system import System
 from ._tree import Vector
 from ._view import View
+from .solvers import Fallback
 
 #: Solves at most; each is at least three times as tight as the one before.
 MAX_ROUNDS = 8
@@ -129,7 +130,9 @@ def certified_gradient(
             f"gradient), not {gradient_rtol!r}."
         )
     closed, quantity, floating = prepare(loss, problem, y0, args, "y0")
-    solver = default_solver(problem) if solver is None else solver
+    if solver is None:
+        solver = default_solver(problem)
+        solver = solver.solvers[0] if isinstance(solver, Fallback) else solver
     check_solver(solver, max_steps, own=True)
     check_call(Implicit(), on_failure)
     last = _tighten(
