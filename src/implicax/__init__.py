@@ -5,6 +5,8 @@ from ._accuracy import CertifiedGradient as CertifiedGradient
 from ._accuracy import certified_gradient as certified_gradient
 from ._certificate import Certificate as Certificate
 from ._certify import certify as certify
+from ._covariance import Covariance as Covariance
+from ._covariance import covariance as covariance
 from ._custom import custom_fixed_point as custom_fixed_point
 from ._custom import custom_root as custom_root
 from ._custom import implicit as implicit
