@@ -31,6 +31,7 @@ from ._problem import FixedPoint as FixedPoint
 from ._problem import LeastSquares as LeastSquares
 from ._problem import Minimum as Minimum
 from ._problem import Root as Root
+from ._progress import Progress as Progress
 from ._solution import ConvergenceError as ConvergenceError
 from ._solution import Solution as Solution
 from ._solution import Stats as Stats
