@@ -1,0 +1,327 @@
+"""The voltages of an electric grid, what they depend on, and the load they break at.
+
+Usage: `python examples/power_flow.py [case.m] [--picture power_flow.png]`. Without a
+file, PGLib's case of 118 buses (nine buses where PGLib is not beside the repository).
+"""
+
+import argparse
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from _matpower import Grid, read_grid
+from jax.flatten_util import ravel_pytree
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+
+import implicax as ix
+
+jax.config.update("jax_enable_x64", True)
+
+
+class PowerFlow:
+    """The power balance of a grid, as an equation `balance(y, args) = 0`."""
+
+    def __init__(self, grid: Grid):
+        self.grid = grid
+        self.args = jax.tree.map(jnp.asarray, grid.args)
+        self.flat_start = {
+            "angle": jnp.zeros(len(grid.others)),
+            "magnitude": jnp.ones(len(grid.load_buses)),
+        }
+
+    def magnitude(self, y, args):
+        """Of the voltage at every bus: generators keep theirs at the setpoint."""
+        return args["setpoint"].at[self.grid.load_buses].set(y["magnitude"])
+
+    def injected(self, y, args):
+        """The complex power `V conj(Y V)` that flows into the grid at every bus."""
+        angle = jnp.zeros(len(self.grid.numbers)).at[self.grid.others].set(y["angle"])
+        magnitude = self.magnitude(y, args)
+        V = jax.lax.complex(magnitude * jnp.cos(angle), magnitude * jnp.sin(angle))
+        return V * jnp.conj(self.grid.admittance @ V)
+
+    def balance(self, y, args):
+        """What flows into the grid less what is fed into it, where that is given."""
+        S = self.injected(y, args)
+        load, scale = args["load"], args["scale"]
+        P = S.real - scale * (args["generation"] - load["P"])
+        Q = S.imag + scale * load["Q"]
+        return {"angle": P[self.grid.others], "magnitude": Q[self.grid.load_buses]}
+
+    def losses(self, y, args):
+        """All that flows into the grid and does not come out."""
+        return jnp.sum(self.injected(y, args).real)
+
+    def solve(self, args):
+        """From the flat start: all voltages one, all angles zero."""
+        return ix.root(self.balance, self.flat_start, args)
+
+
+class Curve(NamedTuple):
+    """Points on the curve of solutions, stacked along the leading axis."""
+
+    y: Any
+    scale: np.ndarray
+
+
+def continuation(flow: PowerFlow, y: Any, step: float = 0.4) -> Curve:
+    """The curve of solutions from `y` on, for growing load, through the nose and back.
+
+    Pseudo-arclength continuation (Keller 1977): from the last point a step along the
+    secant, then Newton's method on the equations *and* the plane through the guess
+    that the secant is normal to. That system is regular where the curve turns round.
+    """
+    point, unravel = ravel_pytree({"scale": flow.args["scale"], "y": y})
+
+    def extended(point, plane):
+        normal, guess = plane
+        balance = flow.balance(point["y"], flow.args | {"scale": point["scale"]})
+        distance = jnp.vdot(normal, ravel_pytree(point)[0] - guess)
+        return {"scale": distance, "y": balance}
+
+    @jax.jit
+    def correct(normal, guess):
+        solution = ix.root(extended, unravel(guess), (normal, guess), max_steps=8)
+        return ravel_pytree(solution.value)[0]
+
+    # The first step is along the load.
+    direction = jnp.zeros_like(point).at[0].set(1.0)
+    points, top = [point], float(point[0])
+    while len(points) < 200 and points[-1][0] > 0.7 * top and step > 1e-4:
+        new = correct(direction, points[-1] + step * direction)
+        if not jnp.all(jnp.isfinite(new)):
+            step /= 2
+            continue
+        direction = (new - points[-1]) / jnp.linalg.norm(new - points[-1])
+        points.append(new)
+        top = max(top, float(new[0]))
+    curve = jax.vmap(unravel)(jnp.stack(points))
+    return Curve(curve["y"], np.asarray(curve["scale"]))
+
+
+def fold(flow: PowerFlow):
+    """The equations of the nose: a solution where `dF/dy` has a null vector.
+
+    Moore & Spence (1980). The unknown is the solution, the null vector and the scale;
+    the system is regular at a simple fold, where `dF/dy` is not.
+    """
+
+    def fn(x, args):
+        def balance(y):
+            return flow.balance(y, args | {"scale": x["scale"]})
+
+        F, Jv = jax.jvp(balance, (x["y"],), (x["null"],))
+        v, _ = ravel_pytree(x["null"])
+        return {"y": F, "null": Jv, "scale": jnp.vdot(v, v) - 1}
+
+    return fn
+
+
+def fold_guess(curve: Curve) -> Any:
+    """Of the curve, the point with the largest scale, and the secant through it."""
+    k = int(np.argmax(curve.scale))
+    y, after, before = (jax.tree.map(lambda x: x[i], curve.y) for i in (k, k + 1, k - 1))
+    secant = jax.tree.map(jnp.subtract, after, before)
+    length = jnp.linalg.norm(ravel_pytree(secant)[0])
+    null = jax.tree.map(lambda x: x / length, secant)
+    return {"y": y, "null": null, "scale": jnp.asarray(curve.scale[k])}
+
+
+class Approach(NamedTuple):
+    """Certificates of one voltage, ever closer to the nose."""
+
+    distance: np.ndarray
+    """`1 - scale / nose`."""
+    certificates: list[ix.Certificate]
+
+
+def approach(flow: PowerFlow, curve: Curve, nose: Any, bus: int) -> Approach:
+    """The voltage at the load bus `bus`, on the upper branch, certified on the way.
+
+    The distance of the solution from the nose is as the square root of the distance
+    of the scale: that gives the guesses.
+    """
+
+    def voltage(y, args):
+        return y["magnitude"][bus]
+
+    @jax.jit
+    def at(guess, distance):
+        args = flow.args | {"scale": (1 - distance) * nose["scale"]}
+        y = ix.root(flow.balance, guess, args).value
+        return y, ix.certify(voltage, ix.Root(flow.balance), y, args)
+
+    distances = 10.0 ** -np.arange(1, 9)
+    start = int(np.argmax(curve.scale > 0.9 * nose["scale"]))
+    y, certificates = jax.tree.map(lambda x: x[start], curve.y), []
+    for distance in distances:
+        y, certificate = at(y, distance)
+        certificates.append(certificate)
+        y = jax.tree.map(lambda a, b: b + (a - b) * 0.1**0.5, y, nose["y"])
+    return Approach(distances, certificates)
+
+
+def sensitivities(flow: PowerFlow) -> Any:
+    """`d magnitude / d load` at all load buses, in all loads, P and Q: one call."""
+
+    def magnitudes(load):
+        return flow.solve(flow.args | {"load": load}).value["magnitude"]
+
+    return jax.jit(jax.jacrev(magnitudes))(flow.args["load"])
+
+
+def differences(flow: PowerFlow, kind: str, buses: np.ndarray) -> Any:
+    """Columns of the same by central differences of fourth order."""
+    h = 1e-3
+
+    @jax.jit
+    def solved(bus, change):
+        load = flow.args["load"]
+        load = load | {kind: load[kind].at[bus].add(change)}
+        return flow.solve(flow.args | {"load": load}).value["magnitude"]
+
+    def column(bus):
+        near = solved(bus, h) - solved(bus, -h)
+        far = solved(bus, 2 * h) - solved(bus, -2 * h)
+        return (8 * near - far) / (12 * h)
+
+    return jnp.stack([column(bus) for bus in buses], axis=1)
+
+
+# Okabe & Ito's colours: told apart by every kind of colour vision.
+BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
+
+
+def draw(
+    flow: PowerFlow, curve: Curve, near: Approach, nose: Any, by: Any, bus: int
+) -> Figure:
+    """The curve of the voltages, what happens near its nose, and the sensitivities."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
+    left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
+    _draw_curve(left, flow, curve, nose, bus)
+    _draw_approach(middle, near)
+    _draw_sensitivities(right, flow, by)
+    for axes in (left, middle):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _draw_curve(axes: Axes, flow: PowerFlow, curve: Curve, nose: Any, bus: int) -> None:
+    magnitude, top = curve.y["magnitude"], int(np.argmax(curve.scale)) + 1
+    axes.plot(curve.scale, magnitude, color=GREY, linewidth=0.5, alpha=0.5)
+    worst = magnitude[:, bus]
+    axes.plot(curve.scale[:top], worst[:top], color=BLUE, linewidth=2)
+    axes.plot(curve.scale[top - 1 :], worst[top - 1 :], "--", color=BLUE, linewidth=2)
+    at = nose["scale"], nose["y"]["magnitude"][bus]
+    axes.plot(*at, "o", color=ORANGE)
+    axes.annotate(
+        f"nose: {nose['scale']:.4f}  ",
+        at,
+        ha="right",
+        va="center",
+        color=ORANGE,
+        fontweight="bold",
+    )
+    number = flow.grid.numbers[flow.grid.load_buses[bus]]
+    axes.set(
+        title=f"Voltages (bus {number} in blue)",
+        xlabel="load, as a multiple of today's",
+        ylabel="voltage magnitude, per unit",
+    )
+
+
+def _draw_approach(axes: Axes, near: Approach) -> None:
+    slope = [abs(c.gradient["scale"]) for c in near.certificates]
+    condition = [c.condition_number for c in near.certificates]
+    axes.loglog(near.distance, condition, "s-", color=ORANGE, label="condition number")
+    axes.loglog(near.distance, slope, "o-", color=BLUE, label="|dV / d load|")
+    law = slope[-1] * np.sqrt(near.distance[-1] / near.distance)
+    axes.loglog(near.distance, law, ":", color="black", label="distance$^{-1/2}$")
+    axes.invert_xaxis()
+    axes.set(title="Towards the nose", xlabel="relative distance of the load")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False, loc="upper left")
+
+
+def _draw_sensitivities(axes: Axes, flow: PowerFlow, by: Any) -> None:
+    drop = -np.asarray(by["Q"])[:, flow.grid.load_buses] * 100 / flow.grid.base
+    norm = LogNorm(1e-3 * drop.max(), drop.max(), clip=True)
+    image = axes.imshow(drop, norm=norm, cmap="magma_r")
+    ticks = np.arange(0, len(drop), max(1, len(drop) // 8))
+    labels = flow.grid.numbers[flow.grid.load_buses[ticks]]
+    axes.set_xticks(ticks, labels)
+    axes.set_yticks(ticks, labels)
+    axes.set(
+        title="Drop of voltage by reactive load",
+        xlabel="load at bus",
+        ylabel="voltage at bus",
+    )
+    axes.figure.colorbar(image, ax=axes, label="per unit, for 100 Mvar")
+
+
+def main() -> None:
+    """Solve, differentiate, certify, follow, draw."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("case", nargs="?", type=pathlib.Path)
+    parser.add_argument("--picture", type=pathlib.Path)
+    options = parser.parse_args()
+    flow = PowerFlow(read_grid(options.case))
+    grid, args = flow.grid, flow.args
+    load_numbers = grid.numbers[grid.load_buses]
+    print(f"{grid.name}: {len(grid.numbers)} buses,"
+          f" {len(grid.tables['branch'])} branches,"
+          f" {len(grid.others) + len(grid.load_buses)} unknowns")  # fmt: skip
+
+    solution = flow.solve(args)
+    magnitude = solution.value["magnitude"]
+    lowest = int(jnp.argmin(magnitude))
+    print(f"solved in {solution.stats.steps} steps,"
+          f" largest imbalance {solution.stats.residual_norm:.1e};"
+          f" lowest voltage {magnitude[lowest]:.4f} at bus {load_numbers[lowest]},"
+          f" losses {grid.base * flow.losses(solution.value, args):.2f} MW")  # fmt: skip
+
+    by = sensitivities(flow)
+    heaviest = np.argsort(-np.asarray(args["load"]["P"]))[:6]
+    for kind in ("P", "Q"):
+        expected = differences(flow, kind, heaviest)
+        error = jnp.linalg.norm(by[kind][:, heaviest] - expected)
+        print(f"d|V|/d{kind}, {by[kind].shape[0]} x {by[kind].shape[1]}: relative"
+              " distance from central differences"
+              f" {error / jnp.linalg.norm(expected):.0e}")  # fmt: skip
+
+    print("\nLosses, after two steps of Newton's method:")
+    rough = ix.root(
+        flow.balance, flow.flat_start, args, max_steps=2, on_failure="ignore"
+    )
+    print(ix.certify(flow.losses, ix.Root(flow.balance), rough.value, args))
+
+    curve = continuation(flow, solution.value)
+    found = ix.root(fold(flow), fold_guess(curve), args)
+    nose = found.value
+    worst = int(jnp.argmax(jnp.abs(nose["null"]["magnitude"])))
+    print(f"\nNose at {nose['scale']:.6f} times the load ({len(curve.scale)} points);"
+          f" weakest bus {load_numbers[worst]}")  # fmt: skip
+    near = approach(flow, curve, nose, worst)
+    print(" distance   dV/d scale   condition   error bar   ok")
+    for distance, c in zip(near.distance, near.certificates, strict=True):
+        print(f"{distance:9.0e}   {c.gradient['scale']:10.3f}"
+              f"   {c.condition_number:9.1e}   {c.relative_gradient_error:9.0e}"
+              f"   {c.ok}")  # fmt: skip
+
+    there = args | {"scale": nose["scale"]}
+    print("\nAt the nose, that voltage, as a function of the loads:")
+    print(ix.certify(lambda y, a: y["magnitude"][worst], ix.Root(flow.balance),
+                     nose["y"], there))  # fmt: skip
+    print("\nand the nose itself, as a function of the loads:")
+    print(ix.certify(lambda x, a: x["scale"], ix.Root(fold(flow)), nose, args))
+
+    if options.picture:
+        draw(flow, curve, near, nose, by, worst).savefig(options.picture, dpi=150)
+
+
+if __name__ == "__main__":
+    main()
