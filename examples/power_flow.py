@@ -86,8 +86,9 @@ def continuation(flow: PowerFlow, y: Any, step: float = 0.4) -> Curve:
 
     @jax.jit
     def correct(normal, guess):
-        solution = ix.root(extended, unravel(guess), (normal, guess), max_steps=8)
-        return ravel_pytree(solution.value)[0]
+        newton, plane = ix.Newton(rtol=1e-13), (normal, guess)
+        found = ix.root(extended, unravel(guess), plane, solver=newton, max_steps=8)
+        return ravel_pytree(found.value)[0]
 
     # The first step is along the load; the last ends below the load of the first.
     direction = jnp.zeros_like(start).at[0].set(1.0)
@@ -124,8 +125,8 @@ def fold(flow: PowerFlow):
 def find_nose(flow: PowerFlow, curve: Curve) -> Any:
     """The nose of the curve: from its point of largest scale, and the secant there."""
     k = int(np.argmax(curve.scale))
-    y, after, before = (jax.tree.map(lambda x: x[i], curve.y) for i in (k, k + 1, k - 1))
-    secant = jax.tree.map(jnp.subtract, after, before)
+    y = jax.tree.map(lambda x: x[k], curve.y)
+    secant = jax.tree.map(lambda x: x[k + 1] - x[k - 1], curve.y)
     length = jnp.linalg.norm(ravel_pytree(secant)[0])
     null = jax.tree.map(lambda x: x / length, secant)
     guess = {"y": y, "null": null, "scale": jnp.asarray(curve.scale[k])}
@@ -181,9 +182,12 @@ def differences(flow: PowerFlow, buses: np.ndarray) -> Any:
     """Columns of the same by central differences of fourth order."""
     h, load = 1e-2, flow.args["load"]
 
+    @jax.jit
+    def solve(load):
+        return flow.solve(flow.args | {"load": load}).value["magnitude"]
+
     def solved(kind, bus, change):
-        changed = load | {kind: load[kind].at[bus].add(change)}
-        return flow.solve(flow.args | {"load": changed}).value["magnitude"]
+        return solve(load | {kind: load[kind].at[bus].add(change)})
 
     def column(kind, bus):
         near = solved(kind, bus, h) - solved(kind, bus, -h)
@@ -273,17 +277,21 @@ def main() -> None:
     flow = PowerFlow(read_grid(options.case))
     grid, args = flow.grid, flow.args
     load_numbers = grid.numbers[grid.load_buses]
-    print(f"{grid.name}: {len(grid.numbers)} buses,"
-          f" {len(grid.tables['branch'])} branches,"
-          f" {len(grid.others) + len(grid.load_buses)} unknowns")  # fmt: skip
+    print(
+        f"{grid.name}: {len(grid.numbers)} buses,"
+        f" {len(grid.tables['branch'])} branches,"
+        f" {len(grid.others) + len(grid.load_buses)} unknowns"
+    )
 
     solution = flow.solve(args)
     magnitude = solution.value["magnitude"]
     lowest = int(jnp.argmin(magnitude))
-    print(f"solved in {solution.stats.steps} steps,"
-          f" largest imbalance {solution.stats.residual_norm:.1e};"
-          f" lowest voltage {magnitude[lowest]:.4f} at bus {load_numbers[lowest]},"
-          f" losses {grid.base * flow.losses(solution.value, args):.2f} MW")  # fmt: skip
+    print(
+        f"solved in {solution.stats.steps} steps,"
+        f" largest imbalance {solution.stats.residual_norm:.1e};"
+        f" lowest voltage {magnitude[lowest]:.4f} at bus {load_numbers[lowest]},"
+        f" losses {grid.base * flow.losses(solution.value, args):.2f} MW"
+    )
 
     by = sensitivities(flow)
     buses = grid.load_buses[:3]

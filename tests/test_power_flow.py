@@ -2,6 +2,8 @@
 
 The balance is checked branch by branch, in NumPy, without an admittance matrix; the
 derivatives by central differences; the nose by the singular values of the Jacobian.
+The grid is PGLib's case of 118 buses; where that is missing, all but the first test run
+on nine buses.
 """
 
 import functools
@@ -29,25 +31,20 @@ CASE_118 = matpower.PGLIB / "pglib_opf_case118_ieee.m"
 needs_pglib = pytest.mark.skipif(
     not CASE_118.exists(), reason=f"PGLib-OPF is not at {matpower.PGLIB}"
 )
-GRIDS = ["nine buses", pytest.param("case118", marks=needs_pglib)]
 
 #: Nine buses with all that a branch and a bus can have.
 TRANSFORMED = (
-    matpower.NINE_BUSES
-    .replace("1 4 0      0.0576 0     0 0 0 0 0 1", "1 4 0.001 0.06 0.1 0 0 0 0.97 12 1")
-    .replace("5 6 0.039  0.17   0.358 0 0 0 0 0", "5 6 0.039 0.17 0.358 0 0 0 1.04 -5")
-    .replace("8 9 0.032  0.161  0.306 0 0 0 0 0", "8 9 0.032 0.161 0.306 0 0 0 0.95 0")
-    .replace("5 1  90 30 0 0", "5 1  90 30 7 19")
-)  # fmt: skip
+    matpower.NINE_BUSES.replace("5 1  90 30 0 0", "5 1  90 30 7 19")
+    .replace("1 4 0      0.0576 0     0 0 0 0 0", "1 4 0 0.06 0.1 0 0 0 0.97 12")
+    .replace("5 6 0.039  0.17   0.358 0 0 0 0 0", "5 6 0.04 0.2 0.4 0 0 0 1.04 -5")
+    .replace("8 9 0.032  0.161  0.306 0 0 0 0 0", "8 9 0.03 0.2 0.3 0 0 0 0.95 0")
+)
 
 
 @functools.cache
-def solved(name):
-    """The flow of a grid, its solution, the curve through it and the curve's nose."""
-    if name == "case118":
-        flow = example.PowerFlow(matpower.read_grid(CASE_118))
-    else:
-        flow = example.PowerFlow(matpower.parse(name, matpower.NINE_BUSES))
+def solved():
+    """The flow of the grid, its solution, the curve through it and the curve's nose."""
+    flow = example.PowerFlow(matpower.read_grid())
     solution = flow.solve(flow.args)
     curve = example.continuation(flow, solution.value)
     return flow, solution, curve, example.find_nose(flow, curve)
@@ -99,7 +96,9 @@ def test_the_case_is_read():
     assert np.sum(grid.args["generation"]) == pytest.approx(42.42, rel=1e-14)
     # Each generator stays below its maximum (column 9 of the file).
     limits = np.zeros(118)
-    np.add.at(limits, grid.tables["gen"][:, 0].astype(int) - 1, grid.tables["gen"][:, 8])
+    np.add.at(
+        limits, grid.tables["gen"][:, 0].astype(int) - 1, grid.tables["gen"][:, 8]
+    )
     assert np.all(grid.args["generation"] * grid.base <= limits)
 
 
@@ -123,7 +122,8 @@ def test_what_is_out_of_service_is_left_out():
 
 def test_nine_buses_as_in_the_textbook():
     """Anderson & Fouad, figure 2.19; Sauer & Pai, *Power System Dynamics*, fig. 7.4."""
-    flow, solution, _, _ = solved("nine buses")
+    flow = example.PowerFlow(matpower.parse("nine buses", matpower.NINE_BUSES))
+    solution = flow.solve(flow.args)
     magnitude = flow.magnitude(solution.value, flow.args)
     printed = [1.040, 1.025, 1.025, 1.026, 1.013, 1.032, 1.016, 1.026, 0.996]
     assert np.round(np.asarray(magnitude), 3).tolist() == printed
@@ -134,32 +134,29 @@ def test_nine_buses_as_in_the_textbook():
     assert np.round(slack, 3) == 0.716 + 0.270j
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_what_flows_in_flows_out(name):
-    flow, solution, _, _ = solved(name)
-    assert np.max(np.abs(imbalance(flow, solution.value))) < 1e-12
+def test_what_flows_in_flows_out():
+    flow, solution, _, _ = solved()
+    assert np.max(np.abs(imbalance(flow, solution.value))) < 1e-11
 
 
 def test_transformers_phase_shifters_and_shunts():
     flow = example.PowerFlow(matpower.parse("transformed", TRANSFORMED))
+    plain = example.PowerFlow(matpower.parse("plain", matpower.NINE_BUSES))
     solution = flow.solve(flow.args)
     assert np.max(np.abs(imbalance(flow, solution.value))) < 1e-12
-    plain = solved("nine buses")[1]
-    assert relative_error(solution.value, plain.value) > 0.1
+    assert np.max(np.abs(imbalance(plain, solution.value))) > 0.1
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_sensitivities_are_those_of_central_differences(name):
-    flow, _, _, _ = solved(name)
+def test_sensitivities_are_those_of_central_differences():
+    flow, _, _, _ = solved()
     by = example.sensitivities(flow)
     buses = flow.grid.load_buses[::10]
     for kind, expected in example.differences(flow, buses).items():
         assert relative_error(by[kind][:, buses], expected) < 1e-9
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_error_bar_on_the_marginal_losses(name):
-    flow, solution, _, _ = solved(name)
+def test_the_error_bar_on_the_marginal_losses():
+    flow, solution, _, _ = solved()
     problem = ix.Root(flow.balance)
     rough = flow.solve(flow.args, rtol=1e-3)
     exact = ix.certify(flow.losses, problem, solution.value, flow.args).gradient
@@ -171,9 +168,8 @@ def test_the_error_bar_on_the_marginal_losses(name):
     )
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_curve_turns_round(name):
-    flow, solution, curve, nose = solved(name)
+def test_the_curve_turns_round():
+    flow, _, curve, nose = solved()
     top = int(np.argmax(curve.scale))
     assert np.all(np.diff(curve.scale[: top + 1]) > 0)
     assert np.all(np.diff(curve.scale[top:]) < 0)
@@ -184,18 +180,17 @@ def test_the_curve_turns_round(name):
         assert np.max(np.abs(ravel_pytree(balance)[0])) < 1e-9
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_at_the_nose_the_jacobian_is_singular(name):
-    flow, solution, _, nose = solved(name)
+def test_at_the_nose_the_jacobian_is_singular():
+    flow, solution, _, nose = solved()
     s = np.linalg.svd(jacobian(flow, nose["y"], nose["scale"]), compute_uv=False)
     today = np.linalg.svd(jacobian(flow, solution.value, 1.0), compute_uv=False)
-    assert s[-1] < 1e-10 * s[0] < 1e-7 * s[-2]  # simple
+    assert s[-1] < 1e-13 * s[0]
+    assert s[-2] > 1e-4 * s[0]  # a simple fold
     assert today[-1] > 1e-4 * today[0]
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_certificate_sees_the_nose_come(name):
-    flow, _, curve, nose = solved(name)
+def test_the_certificate_sees_the_nose_come():
+    flow, _, curve, nose = solved()
     bus = int(np.argmax(np.abs(nose["null"]["magnitude"])))
     near = example.approach(flow, curve, nose, bus)
     slopes = np.array([c.gradient["scale"] for c in near.certificates])
@@ -207,11 +202,10 @@ def test_the_certificate_sees_the_nose_come(name):
     assert not near.at_nose.ok
 
 
-@pytest.mark.parametrize("name", GRIDS)
-def test_the_nose_itself_has_a_derivative(name):
+def test_the_nose_itself_has_a_derivative():
     """With `w` the left null vector, `dscale/da = -w F_a / w F_scale` (Dobson & Lu,
     *IEEE Trans. Circuits Syst. I* 39 (1992) 762, with the load as the parameter)."""
-    flow, _, _, nose = solved(name)
+    flow, _, _, nose = solved()
     fold = ix.Root(example.fold(flow))
     c = ix.certify(lambda x, a: x["scale"], fold, nose, flow.args)
     assert c.ok
