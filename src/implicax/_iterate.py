@@ -106,10 +106,14 @@ def iterate(
 
     def endings(state: State, stale: Array) -> list[tuple[Array, Status]]:
         """Why a solve may end, the stronger reason later."""
-        norm = state.point.norm
+        norm, objective = state.point.norm, state.point.objective
+        grown = norm > ceiling
+        if objective is not None:
+            # Away from a saddle gradients grow without bound, and the objective falls.
+            grown = grown & ~(objective < first.objective)
         return [
             (stale >= PATIENCE, Status.stagnated),
-            (norm > ceiling, Status.diverged),
+            (grown, Status.diverged),
             (~jnp.isfinite(norm), Status.non_finite),
             (solver.converged(state), Status.converged),
         ]
