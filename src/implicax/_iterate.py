@@ -105,7 +105,7 @@ def iterate(
         """Why a solve may end, the stronger reason later."""
         norm, objective = state.point.norm, state.point.objective
         grown = norm > ceiling
-        if objective is not None:
+        if objective is not None and first.objective is not None:
             # Away from a saddle gradients grow without bound, and the objective falls.
             grown = grown & ~(objective < first.objective)
         return [
