@@ -12,7 +12,7 @@ from ._conditions import FixedPointConditions, NormalEquations, Stationarity
 from ._derivative import AbstractDerivative, Implicit
 from ._losses import AbstractLoss
 from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
-from ._run import check_solver, run
+from ._run import check_solver, run, says
 from ._solution import Solution
 from .solvers import (
     AbstractSolver,
@@ -258,7 +258,8 @@ def _solve(
         closed.conditions, solver, v0, inputs, int(max_steps), derivative.unrolls
     )
     own = solver if isinstance(solver, AbstractSolver) else None
-    return conclude(problem, closed, own, derivative, outcome, on_failure, name)
+    said = says(solver, outcome)
+    return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
 
 
 def _name(solver: Any) -> str:
