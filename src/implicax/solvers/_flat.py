@@ -37,10 +37,15 @@ class Flat:
             return _tree.ravel(found)[0], loss
 
         def product(x: Array, p: Array, v: Vector, inputs: PyTree[Array]) -> Array:
-            gradient = lambda x: residual(x, v, inputs)
+            def gradient(x: Array) -> Array:
+                return residual(x, v, inputs)
+
             if conditions.reverse_only:
                 return jax.vjp(gradient, x)[1](p.astype(x.dtype))[0]
             return jax.jvp(gradient, (x,), (p.astype(x.dtype),))[1]
+
+        def errors_alone(x: Array, v: Vector, inputs: PyTree[Array]) -> Array:
+            return errors(x, v, inputs)[0]
 
         by_columns = jax.jacrev if conditions.reverse_only else jax.jacfwd
         self.residual = jax.jit(residual)
@@ -53,9 +58,7 @@ class Flat:
         #: The Hessian times a vector.
         self.product = jax.jit(product)
         #: The Jacobian of the errors.
-        self.slopes = jax.jit(
-            lambda *at: by_columns(lambda x: errors(x, *at[1:])[0])(at[0])
-        )
+        self.slopes = jax.jit(by_columns(errors_alone))
         #: `rho` and its first two derivatives.
         self.rho = jax.jit(_rho)
 

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
@@ -44,7 +43,11 @@ class Optimistix(AbstractEngine):
 
     bisection = optx.Bisection(rtol=1e-6, atol=1e-6)
     solver = ix.Optimistix(bisection, options={"lower": 0.0, "upper": 2.0})
-    print(f"{ix.root(lambda y, a: jnp.cos(a * y) - y, 1.0, 1.0, solver=solver).value:.4f}")
+
+    def F(y, a):
+        return jnp.cos(a * y) - y
+
+    print(f"{ix.root(F, 1.0, 1.0, solver=solver).value:.4f}")
     ```
     ```text
     0.7391
@@ -52,7 +55,7 @@ class Optimistix(AbstractEngine):
     """
 
     solver: Any
-    options: dict[str, Any] = eqx.field(default_factory=dict)
+    options: dict[str, Any]
 
     def __init__(self, solver: Any, options: dict[str, Any] | None = None):
         if not is_solver(solver):

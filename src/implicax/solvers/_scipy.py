@@ -130,10 +130,8 @@ class SciPy(AbstractEngine):
         if isinstance(conditions, NormalEquations):
             what = "a least-squares problem"
             fitting = {"least_squares": LEAST_SQUARES, "minimize": MINIMIZE}
-        for function, methods in fitting.items():
-            if self.method in methods:
-                break
-        else:
+        function = next((key for key in fitting if self.method in fitting[key]), "")
+        if not function:
             names = ", ".join(name for group in fitting.values() for name in group)
             raise TypeError(
                 f"ix.SciPy({self.method!r}) is not for {what}. Use ix.SciPy(method) "
@@ -191,7 +189,10 @@ def _root(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
     # SciPy's fixed steps go along +F, so it is given the step of the map, f(y) - y.
     sign = -1 if job.conditions.fixed_point else 1
     exact = job.method in ("hybr", "lm")
-    jacobian = lambda x: sign * np.asarray(at.jacobian(x, v0, inputs))
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        return sign * np.asarray(at.jacobian(x, v0, inputs))
+
     return scipy.optimize.root(
         lambda x: sign * np.asarray(at.residual(x, v0, inputs)),
         x0,
@@ -239,17 +240,25 @@ def _fit(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
         options = tolerances(job.method, eps, x0, _double(at.residual(x0, v0, inputs)))
     else:
         options = dict.fromkeys(("ftol", "xtol", "gtol"), job.tol)
+
+    # SciPy's definition of `rho` and of its scale is ours; it writes to the answer.
+    def weigh(z: np.ndarray) -> np.ndarray:
+        return np.array(at.rho(z, loss), np.float64)
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        return _double(at.slopes(x, v0, inputs))
+
+    how: Any = "linear" if isinstance(loss, Squares) else weigh
+    take: Any = jacobian
+    options = {"max_nfev": job.max_steps} | options | dict(job.options)
     return scipy.optimize.least_squares(
         lambda x: _double(at.errors(x, v0, inputs)[0]),
         x0,
-        jac=lambda x: _double(at.slopes(x, v0, inputs)),  # pyright: ignore
+        jac=take,
         method=job.method,
-        # SciPy's definition of `rho` and of its scale is ours.
-        loss="linear"
-        if isinstance(loss, Squares)
-        else lambda z: np.array(at.rho(z, loss), np.float64),
+        loss=how,
         f_scale=float(loss.scale),
-        **{"max_nfev": job.max_steps, **options, **dict(job.options)},
+        **options,
     )
 
 

@@ -55,7 +55,8 @@ def tolerances(
     tight = eps ** (2 / 3)
     slope = tight * float(np.abs(gradient).max())
     length = tight * float(np.abs(x0).max() or 1.0)
-    doubles = float(np.finfo(np.float64).eps)
+    # `least_squares` warns of less, and takes `None` for never.
+    fit = {"ftol": None, "xtol": tight, "gtol": slope if slope > 3e-16 else None}
     return {
         "Nelder-Mead": {"xatol": length, "fatol": np.inf},
         "Powell": {"xtol": tight, "ftol": eps},
@@ -65,16 +66,10 @@ def tolerances(
         "COBYLA": {"tol": length},
         "COBYQA": {"final_tr_radius": length},
         "SLSQP": {"ftol": eps**2},
+        # In the rounding errors of the objective its radius collapses to NaN.
+        "trust-krylov": {"gtol": 0.1 * eps**0.5 * float(np.abs(gradient).max())},
         "trust-constr": {"gtol": slope, "xtol": eps * length},
-        "trf": {
-            "ftol": None,
-            "xtol": tight,
-            "gtol": slope if slope > doubles else None,
-        },
-        "dogbox": {
-            "ftol": None,
-            "xtol": tight,
-            "gtol": slope if slope > doubles else None,
-        },
+        "trf": fit,
+        "dogbox": fit,
         "lm": {"ftol": 2 * eps, "xtol": tight, "gtol": 2 * eps},
     }.get(method, {"gtol": slope})
