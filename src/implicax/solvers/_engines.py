@@ -5,6 +5,8 @@ import importlib
 from typing import Any
 
 import equinox as eqx
+import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from .._conditions import Conditions
@@ -50,3 +52,20 @@ def library(name: str, user: str) -> Any:
         raise ImportError(
             f"{user} needs {name}: pip install 'implicax[{name}]'."
         ) from error
+
+
+def widen(x: PyTree[Array]) -> PyTree[Array]:
+    """Narrow floats in JAX's default float: these libraries mix numbers of that dtype
+    into what they compute, and then trip over the difference."""
+    default = jnp.finfo(jnp.result_type(float))
+
+    def wide(leaf: Array) -> Array:
+        narrow = jnp.finfo(leaf.dtype).bits < default.bits
+        return leaf.astype(default.dtype) if narrow else leaf
+
+    return jax.tree.map(wide, x)
+
+
+def narrow(x: PyTree[Array], like: PyTree[Array]) -> PyTree[Array]:
+    """`x` in the dtypes of `like`."""
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), x, like)

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
-from ._engines import library
+from ._engines import library, narrow, widen
 
 
 class Optax(AbstractSolver):
@@ -79,27 +79,27 @@ class Optax(AbstractSolver):
                 "ix.Newton(), or ix.LevenbergMarquardt(), which minimises its residual."
             )
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            memory = self.transformation.init(y)
+            memory = self.transformation.init(widen(y))
         return State.start(system, y, jax.tree.map(_strong, memory))
 
     def step(self, system: System, state: State) -> State:
         optax = library("optax", "ix.Optax")
-        point = state.point
         update = optax.with_extra_args_support(self.transformation).update
+        point, objective = state.point, system.objective
+        assert objective is not None
+        y, gradient, value = widen((point.y, point.residual, point.objective))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             steps, memory = update(
-                point.residual,
+                gradient,
                 state.memory,
-                point.y,
-                value=point.objective,
-                grad=point.residual,
-                value_fn=system.objective,
+                y,
+                value=value,
+                grad=gradient,
+                value_fn=lambda y: widen(objective(narrow(y, point.y))),
             )
-            y = optax.apply_updates(point.y, steps)
-        memory = jax.tree.map(
-            lambda new, old: jnp.asarray(new).astype(old.dtype), memory, state.memory
-        )
-        return state.move(system, y, memory)
+            y = optax.apply_updates(y, steps)
+        memory = narrow(jax.tree.map(jnp.asarray, memory), state.memory)
+        return state.move(system, narrow(y, point.y), memory)
 
 
 def _strong(leaf: Any) -> Array:

@@ -11,7 +11,7 @@ from .._conditions import Conditions, NormalEquations, Stationarity
 from .._losses import Squares
 from .._system import System
 from .._tree import Vector
-from ._engines import AbstractEngine, library
+from ._engines import AbstractEngine, library, narrow, widen
 
 
 class Optimistix(AbstractEngine):
@@ -32,7 +32,8 @@ class Optimistix(AbstractEngine):
       structure of `y0` (which is real).
 
     Its own tolerances decide when it stops; then the residual (of a minimum: the
-    gradient) must be below `sqrt(eps)` times its scale, or the status is `not_solved`.
+    gradient) must be below
+    `sqrt(eps)` (`10 sqrt(eps)`) times its scale, or the status is `not_solved`.
     Needs `pip install 'implicax[optimistix]'`. Raises `TypeError` where the solver is
     not made for the problem.
 
@@ -83,9 +84,10 @@ class Optimistix(AbstractEngine):
         bare = len(leaves) == 1
 
         def outside(y: Any) -> Vector:
-            return jax.tree.unflatten(treedef, [y]) if bare else y
+            return narrow(jax.tree.unflatten(treedef, jax.tree.leaves(y)), v0)
 
         def inside(v: Any) -> Any:
+            v = widen(v)
             return jax.tree.leaves(v)[0] if bare and _same(v, v0) else v
 
         y0 = inside(v0)

@@ -54,9 +54,9 @@ class SciPy(AbstractEngine):
       (or, where a method has none, the limit on evaluations).
 
     Whatever SciPy says, the residual (of a minimum: the gradient) must be below
-    `sqrt(eps)` times its scale, or the status is `not_solved`; outside `jit` the error
-    then quotes SciPy. Methods without derivatives rarely get further than that: where
-    they fail, take another. `solution.stats.steps` is SciPy's `nit`, or -1.
+    `sqrt(eps)` (`10 sqrt(eps)`) times its scale, or the status is `not_solved`; outside
+    `jit` the error then quotes SciPy. Methods without derivatives do not get much
+    further than that. `solution.stats.steps` is SciPy's `nit`, or -1.
 
     Needs SciPy, which JAX brings. Raises `ValueError` for a method or an option that
     does not exist, `TypeError` for a method that does not fit the problem.
