@@ -31,11 +31,12 @@ class Optimistix(AbstractEngine):
       `optx.Bisection`, `optx.GoldenSearch` and a bounded `optx.Newton` take, have the
       structure of `y0` (which is real).
 
-    Its own tolerances decide when it stops; then the residual (of a minimum: the
-    gradient) must be below
-    `sqrt(eps)` (`10 sqrt(eps)`) times its scale, or the status is `not_solved`.
-    Needs `pip install 'implicax[optimistix]'`. Raises `TypeError` where the solver is
-    not made for the problem.
+    Its own tolerances decide when it stops; then the residual must be below `sqrt(eps)`
+    times its scale (of a minimum: the gradient below `10 sqrt(eps)`), or the status is
+    `not_solved`: so it often is for `optx.NelderMead` of optimistix 0.1.0 with several
+    unknowns, which settles elsewhere (`ix.SciPy("Nelder-Mead")` does not). Needs
+    `pip install 'implicax[optimistix]'`. Raises `TypeError` where the solver is not
+    made for the problem.
 
     ```python
     import implicax as ix
@@ -58,7 +59,7 @@ class Optimistix(AbstractEngine):
     solver: Any
     options: dict[str, Any]
 
-    def __init__(self, solver: Any, options: dict[str, Any] | None = None):
+    def __init__(self, solver: Any, options: Any = None):
         if not is_solver(solver):
             raise TypeError(
                 "ix.Optimistix takes an optimistix solver such as "

@@ -53,10 +53,10 @@ class SciPy(AbstractEngine):
       maxcor=20)`. They come before `tol` and before `max_steps`, which is `maxiter`
       (or, where a method has none, the limit on evaluations).
 
-    Whatever SciPy says, the residual (of a minimum: the gradient) must be below
-    `sqrt(eps)` (`10 sqrt(eps)`) times its scale, or the status is `not_solved`; outside
-    `jit` the error then quotes SciPy. Methods without derivatives do not get much
-    further than that. `solution.stats.steps` is SciPy's `nit`, or -1.
+    Whatever SciPy says, the residual must be below `sqrt(eps)` times its scale (of a
+    minimum: the gradient below `10 sqrt(eps)`, and methods without derivatives do not
+    get much further), or the status is `not_solved`; outside `jit` the error then
+    quotes SciPy. `solution.stats.steps` is SciPy's `nit`, or -1.
 
     Needs SciPy, which JAX brings. Raises `ValueError` for a method or an option that
     does not exist, `TypeError` for a method that does not fit the problem.
