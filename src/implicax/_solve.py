@@ -15,7 +15,7 @@ from ._derivative import AbstractDerivative, Implicit
 from ._losses import AbstractLoss
 from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
 from ._progress import Listener, listener
-from ._run import check_solver, run
+from ._run import check_solver, run, says
 from ._solution import Solution
 from .solvers import (
     AbstractSolver,
@@ -287,7 +287,8 @@ def _solve(
     if listen is not None and not _tree.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    return conclude(problem, closed, own, derivative, outcome, on_failure, name)
+    said = says(solver, outcome)
+    return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
 
 
 def _name(solver: Any) -> str:
