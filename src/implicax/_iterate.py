@@ -16,9 +16,6 @@ from .solvers._base import AbstractSolver, State
 
 #: A residual this much above the first one (and its scale) has diverged.
 DIVERGED = 1e8
-#: Steps without a new lowest residual after which a solve has stagnated. Accelerated
-#: methods pause for a while before they break through; limit cycles never do.
-PATIENCE = 50
 
 
 class Outcome(eqx.Module):
@@ -105,7 +102,7 @@ def iterate(
         """Why a solve may end, the stronger reason later."""
         norm = state.point.norm
         return [
-            (stale >= PATIENCE, Status.stagnated),
+            (stale >= solver.patience, Status.stagnated),
             (norm > ceiling, Status.diverged),
             (~jnp.isfinite(norm), Status.non_finite),
             (solver.converged(state), Status.converged),
