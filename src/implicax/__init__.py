@@ -41,7 +41,9 @@ from ._system import Point as Point
 from ._system import System as System
 from .solvers import AbstractSolver as AbstractSolver
 from .solvers import Anderson as Anderson
+from .solvers import Bisection as Bisection
 from .solvers import Broyden as Broyden
+from .solvers import Chandrupatla as Chandrupatla
 from .solvers import Chord as Chord
 from .solvers import Fallback as Fallback
 from .solvers import LevenbergMarquardt as LevenbergMarquardt

@@ -3,6 +3,8 @@
 from ._anderson import Anderson as Anderson
 from ._base import AbstractSolver as AbstractSolver
 from ._base import State as State
+from ._bracketing import Bisection as Bisection
+from ._bracketing import Chandrupatla as Chandrupatla
 from ._broyden import Broyden as Broyden
 from ._engines import SciPy as SciPy
 from ._fallback import Fallback as Fallback
