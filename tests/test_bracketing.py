@@ -102,9 +102,7 @@ def test_no_sign_change(method):
     solution = solve(fn, 3.0, method=method, lower=2.0, upper=5.0)
     assert bool(solution.status == ix.Status.no_sign_change)
     assert int(solution.stats.steps) == 0
-    with pytest.raises(
-        ix.ConvergenceError, match=r"same sign at both ends[\s\S]*lower"
-    ):
+    with pytest.raises(ix.ConvergenceError, match="same sign at both ends"):
         ix.root(fn, 3.0, solver=METHODS[method](2.0, 5.0))
 
 

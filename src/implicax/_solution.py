@@ -45,8 +45,9 @@ ADVICE = {
     "singular at the solution, the implicit function theorem gives no derivative",
     "not_solved": "tighten the solver's own tolerance, and check that it solves the "
     "equation that the decorator was given",
-    "no_sign_change": "give lower and upper at which fn has opposite signs, or neither: "
-    "a bracket is then sought from y0; a double root has no sign change (use ix.Newton)",
+    "no_sign_change": "give lower and upper at which fn has opposite signs, or "
+    "neither: a bracket is then sought from y0; a double root has no sign change (use "
+    "ix.Newton)",
     "failed": "call the solver by itself at this y0 and args, to look closer",
 }
 

@@ -1,5 +1,6 @@
 """Solvers: *how* a solution is found. One algorithm per file."""
 
+from ._accelerated import Accelerated as Accelerated
 from ._anderson import Anderson as Anderson
 from ._base import AbstractSolver as AbstractSolver
 from ._base import State as State
@@ -11,5 +12,6 @@ from ._fallback import Fallback as Fallback
 from ._newton import Chord as Chord
 from ._newton import Newton as Newton
 from ._picard import Picard as Picard
+from ._pseudo_transient import PseudoTransient as PseudoTransient
 from ._trust_region import LevenbergMarquardt as LevenbergMarquardt
 from ._trust_region import TrustRegion as TrustRegion

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from .. import _tree
@@ -32,7 +33,7 @@ def _end(value: Any) -> Float[Array, ""] | None:
             f"{value!r}. For many equations: jax.vmap a function that makes the "
             "solver and calls ix.root."
         )
-    if not _tree.traced(value) and not jnp.isfinite(jnp.asarray(value)).all():
+    if not _tree.traced(value) and not np.isfinite(value).all():
         raise ValueError(f"lower and upper must be finite, and one is {value}.")
     return jnp.asarray(value, dtype=jnp.result_type(float)).reshape(())
 
@@ -173,10 +174,8 @@ class AbstractBracketing(AbstractSolver):
         factor = jnp.where(known, 2, SHRINK).astype(x.dtype)
         left = jnp.where(leftwards, left * factor, left)
         right = jnp.where(leftwards, right, right * factor)
-        if self.lower is None and self.upper is None:
-            turn = ~leftwards
-        else:
-            turn = leftwards
+        one_sided = self.lower is not None or self.upper is not None
+        turn = leftwards if one_sided else ~leftwards
         # Where the sign has changed, it did so since the last point on this side.
         near = jnp.where(leftwards, old.a, old.b)
         f_near = jnp.where(leftwards, old.fa, old.fb)
