@@ -9,6 +9,8 @@ from ._branch import BranchStatus as BranchStatus
 from ._certificate import Certificate as Certificate
 from ._certify import certify as certify
 from ._continuation import continuation as continuation
+from ._covariance import Covariance as Covariance
+from ._covariance import covariance as covariance
 from ._custom import custom_fixed_point as custom_fixed_point
 from ._custom import custom_root as custom_root
 from ._custom import implicit as implicit
@@ -34,6 +36,7 @@ from ._problem import FixedPoint as FixedPoint
 from ._problem import LeastSquares as LeastSquares
 from ._problem import Minimum as Minimum
 from ._problem import Root as Root
+from ._progress import Progress as Progress
 from ._solution import ConvergenceError as ConvergenceError
 from ._solution import Solution as Solution
 from ._solution import Stats as Stats

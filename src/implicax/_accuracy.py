@@ -12,6 +12,7 @@ from . import _tree
 from ._certificate import Certificate
 from ._certify import Quantity, certificate, prepare
 from ._conclude import OnFailure, check_call
+from ._conditions import Stationarity
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
 from ._problem import AbstractProblem
@@ -96,7 +97,8 @@ def certified_gradient(
     **Arguments:**
 
     - `loss`: takes `(y, args)`, returns a real scalar.
-    - `problem`: [`implicax.Root`][] or [`implicax.FixedPoint`][].
+    - `problem`: [`implicax.Root`][], [`implicax.FixedPoint`][],
+      [`implicax.Minimum`][] or [`implicax.LeastSquares`][].
     - `y0`, `args`, `solver`, `on_failure`: as in [`implicax.root`][]; the solver is one
       of ix's own, and its `rtol` is chosen here.
     - `gradient_rtol`: the relative (Euclidean) error that the gradient may have.
@@ -146,11 +148,15 @@ def certified_gradient(
     )
     outcome = last.outcome
     stats = Stats(last.steps, last.evaluations, outcome.stats.residual_norm, None)
+    conditions, objective = closed.conditions, None
+    if isinstance(conditions, Stationarity):
+        objective = conditions.objective(outcome.y, closed.inputs)
     solution = Solution(
         closed.view.from_real(outcome.y),
-        closed.restore_aux(closed.conditions(outcome.y, closed.inputs)[1]),
+        closed.restore_aux(conditions(outcome.y, closed.inputs)[1]),
         outcome.status,
         stats,
+        objective,
     )
     gradient = last.certificate.gradient
     concrete = not _tree.traced(last.met)

@@ -36,10 +36,14 @@ class Certificate(eqx.Module):
     spectral_radius: Float[Array, ""] | None
     """Of the map's Jacobian at `value` (fixed points only, else `None`). Below one,
     plain iteration converges, at this rate."""
+    minimum: Bool[Array, ""] | None
+    """Whether the Hessian is positive definite: a minimum, not a saddle point or a
+    maximum. `None` for equations and where the Hessian was not formed."""
     ok: Bool[Array, ""]
-    """Whether the theorem's hypotheses hold numerically and the error bar is small
-    enough to be trusted: all finite, condition number below `1 / (100 eps)`, adjoint
-    residual below `sqrt(eps)`, relative gradient error below 1e-2."""
+    """Whether the theorem's hypotheses hold numerically, a minimum is one, and the
+    error bar is small enough to be trusted: all finite, condition number below
+    `1 / (100 eps)`, adjoint residual below `sqrt(eps)`, relative gradient error below
+    1e-2."""
 
     def __repr__(self) -> str:
         if _tree.traced(self.ok):
@@ -84,7 +88,8 @@ def _report(c: Certificate) -> str:
             f"relative residual {adjoint:.1e}",
             adjoint <= eps**0.5,
             "the adjoint system was not solved: scale the equations, or use float64; "
-            "where dF/dy is singular, the loss depends on what it leaves free",
+            "where dF/dy is singular, the loss depends on what it leaves free; of the "
+            "Gauss-Newton matrix this is the bias",
         ),
         (
             "gradient",
@@ -94,6 +99,14 @@ def _report(c: Certificate) -> str:
             "the square of this error where it is well below one",
         ),
     ]
+    if c.minimum is not None:
+        curved = bool(c.minimum)
+        verdict = "positive definite" if curved else "not positive definite"
+        advice = (
+            "this is a saddle point, a maximum, or a minimum that is flat in some "
+            "direction: start elsewhere, or use ix.TrustRegion"
+        )
+        checks.insert(2, ("minimum", f"the Hessian is {verdict}", curved, advice))
     lines = ["Certificate: " + ("ok" if bool(c.ok) else "NOT ok")]
     advised = False
     for name, text, holds, advice in checks:

@@ -20,6 +20,7 @@ error at all. So the gradient is evaluated at `y + delta` too, and the error bar
 larger of the two: they agree wherever first order means anything.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +35,7 @@ from ._checks import split_arrays
 from ._close import Closed, close
 from ._computation import Computation, trace
 from ._conditions import Conditions
+from ._derivative import Hessian, check_hessian, linearisation
 from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
 from ._lu import DENSE_LIMIT, factorise, materialise
@@ -51,19 +53,24 @@ def certify(
     args: PyTree,
     *,
     linear_solver: Any = "auto",
+    hessian: Hessian = "exact",
 ) -> Certificate:
     """Check the implicit gradient of `loss` at `value`, and put an error bar on it.
 
     **Arguments:**
 
     - `loss`: takes `(y, args)`, returns a real scalar: the quantity differentiated.
-    - `problem`: [`implicax.Root`][] or [`implicax.FixedPoint`][]: what `value` solves.
+    - `problem`: [`implicax.Root`][], [`implicax.FixedPoint`][],
+      [`implicax.Minimum`][] or [`implicax.LeastSquares`][]: what `value` solves.
     - `value`: the solution, converged or not (it is most useful where it is not).
     - `args`: the pytree that `problem` and `loss` take; the gradient is in its floating
       arrays.
     - `linear_solver`: `"auto"`, or [`implicax.MinimumNorm`][] where `dF/dy` is singular
       and the loss depends on nothing that it leaves free; the condition number is then
       that of the determined part.
+    - `hessian`: `"gauss_newton"` certifies the gradient that
+      `ix.Implicit(hessian="gauss_newton")` gives: its error bar then holds the bias of
+      that approximation.
 
     **Returns:** a [`implicax.Certificate`][]. Works under `jit` and `vmap`. The cost is
     one Jacobian factorisation (or three Krylov solves beyond 4096 unknowns) and a few
@@ -95,7 +102,9 @@ def certify(
             f"{linear_solver!r}."
         )
     closed, quantity, floating = prepare(loss, problem, value, args, "value")
-    quantity = eqx.tree_at(lambda q: q.choice, quantity, choice)
+    check_hessian(hessian)
+    linearisation(quantity.conditions, hessian)
+    quantity = dataclasses.replace(quantity, choice=choice, hessian=hessian)
     return _compiled(quantity, closed.v0, floating, closed.view)
 
 
@@ -108,6 +117,7 @@ class Quantity(eqx.Module):
     fixed: PyTree[Array]
     """The arrays of `args` that are not floating."""
     choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
+    hessian: Hessian = eqx.field(static=True, default="exact")
 
     def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:
         return self.closed_loss.output(
@@ -133,8 +143,9 @@ def prepare(
     gradient is in."""
     if not isinstance(problem, AbstractProblem):
         raise TypeError(
-            "problem must be ix.Root(F) or ix.FixedPoint(f): the certificate needs to "
-            f"know which equation {name} solves. It is {problem!r}."
+            "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
+            "ix.LeastSquares(r): the certificate needs to know what "
+            f"{name} solves. It is {problem!r}."
         )
     closed = close(problem, y, args, name)
     if closed.conditions.reverse_only:
@@ -173,9 +184,13 @@ def certificate(
     def transposed(u: Vector) -> Vector:
         return pullback(u)[0]
 
-    factor = None
+    factor = minimum = None
     if isinstance(quantity.choice, Auto) and _tree.size(v) <= DENSE_LIMIT:
-        factor = factorise(materialise(product, v))
+        matrix = materialise(product, v)
+        factor = factorise(matrix)
+        if quantity.conditions.symmetric:
+            # Cholesky's factorisation exists for positive definite matrices only.
+            minimum = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
     solve = LinearSolve.of(quantity.conditions, quantity.choice, factor)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
@@ -183,6 +198,15 @@ def certificate(
         by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
         _, pullback_y = jax.vjp(lambda v: residual(v, args), v)
         u = solve.transposed(lambda u: pullback_y(u)[0], by_y)
+        _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
+        return _tree.subtract(by_args, pullback_args(u)[0]), u
+
+    def biased(v: Vector) -> tuple[PyTree[Array], Vector]:
+        """`g(v)` and `u`, with the Gauss-Newton matrix for the Hessian."""
+        by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
+        inputs = quantity.inputs(args)
+        part = linearisation(quantity.conditions, quantity.hessian)(v, inputs)
+        u = dataclasses.replace(solve, inverse=None).transposed(part, by_y)
         _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
         return _tree.subtract(by_args, pullback_args(u)[0]), u
 
@@ -197,6 +221,11 @@ def certificate(
     corrected = _tree.add(g, change)
 
     moved = _tree.subtract(gradient(_tree.add(v, delta))[0], g)
+    if quantity.hessian == "gauss_newton":
+        exact, (g, u) = g, biased(v)
+        bias = _tree.subtract(exact, g)
+        change, moved = _tree.add(change, bias), _tree.add(moved, bias)
+        remainder = _tree.subtract(by_y, transposed(u))
     error = jnp.maximum(_modulus(change), _modulus(_tree.subtract(moved, missing)))
     size = _modulus(corrected)
     norm_by_y, norm_remainder = _tree.norm(by_y), _tree.norm(remainder)
@@ -219,6 +248,8 @@ def certificate(
         & (relative <= TRUSTED_ERROR)
         & jnp.isfinite(error)
     )
+    if minimum is not None:
+        ok = ok & minimum
     return Certificate(
         gradient=g,
         gradient_error=error,
@@ -230,6 +261,7 @@ def certificate(
         adjoint_residual=adjoint,
         condition_number=condition,
         spectral_radius=radius,
+        minimum=minimum,
         ok=ok,
     )
 

@@ -22,6 +22,7 @@ from ._problem import Root
 from ._solution import Status
 from ._solve import root
 from ._tree import Vector
+from .solvers import Newton
 
 Equation = Callable[[Any, Any, Any], Any]
 Method = Literal["arclength", "natural"]
@@ -62,7 +63,8 @@ def continuation(
     - `step`: the longest step, as a fraction of the range (and of the size of `y`).
     - `max_points`: how many points there is room for.
     - `back_to`: how far a branch that turns is followed back; `None` means to `start`.
-    - `solver`: what corrects `y0`, as in [`implicax.root`][].
+    - `solver`: what corrects `y0`, as in [`implicax.root`][]; `None` means
+      [`implicax.Newton`][].
     - `on_failure`: `"raise"`: outside `jit` a [`implicax.BranchError`][] where there is
       no solution at `start`, or where the branch is lost. Under `jit`, or with
       `"ignore"`, `branch.status` tells, and what was not found is NaN.
@@ -101,6 +103,7 @@ def continuation(
     problem = Root(lambda y, both: fn(y, *both))
     # Points are constants; what makes them differentiable is attached to them below.
     fixed = stop_gradient((y0, start, args))
+    solver = Newton() if solver is None else solver
     first = root(problem.fn, fixed[0], fixed[1:], solver=solver, on_failure="ignore")
     closed = close(problem, stop_gradient(first.value), fixed[1:])
     if _tree.size(closed.v0) > DENSE_LIMIT:

@@ -35,8 +35,9 @@ def implicit(
 
     **Arguments:**
 
-    - `problem`: [`implicax.Root`][] or [`implicax.FixedPoint`][]: what the solver's
-      answer solves. Its arrays, and those it closes over, are differentiated.
+    - `problem`: [`implicax.Root`][], [`implicax.FixedPoint`][],
+      [`implicax.Minimum`][] or [`implicax.LeastSquares`][]: what the solver's answer
+      solves. Its arrays, and those it closes over, are differentiated.
     - `derivative`: `None` means [`implicax.Implicit`][]. [`implicax.Unrolled`][]
       differentiates the solver's own code; [`implicax.Neumann`][] and
       [`implicax.Phantom`][] work too.
@@ -78,7 +79,8 @@ def implicit(
     """
     if not isinstance(problem, AbstractProblem):
         raise TypeError(
-            "problem must be ix.Root(F) or ix.FixedPoint(f): what the solver solves. "
+            "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
+            "ix.LeastSquares(r): what the solver solves. "
             f"It is {problem!r}. (For a function, use ix.custom_root(F) or "
             "ix.custom_fixed_point(f).)"
         )

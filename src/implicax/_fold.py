@@ -13,6 +13,7 @@ from ._conclude import OnFailure, stop_gradient
 from ._lu import DENSE_LIMIT
 from ._solution import Solution
 from ._solve import root
+from .solvers import Newton
 
 
 def fold(
@@ -43,6 +44,7 @@ def fold(
     - `y0`, `parameter0`: a guess, best a point of a [`implicax.Branch`][] next to its
       fold. `y0` holds real numbers, up to 2047 of them. The right singular vector of
       `dF/dy` there with the smallest singular value is `c`, and the first `v`.
+    - `solver`: `None` means [`implicax.Newton`][].
 
     **Returns:** a [`implicax.Solution`][] whose `value` is `(y, parameter, v)`.
 
@@ -95,7 +97,7 @@ def fold(
         extended,
         (y0, parameter0, v0),
         (v0, args),
-        solver=solver,
+        solver=Newton() if solver is None else solver,
         max_steps=max_steps,
         on_failure=on_failure,
     )

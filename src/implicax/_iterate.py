@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from . import _tree
+from ._progress import Listener, tell
 from ._solution import Stats, Status
 from ._system import System
 from ._tree import Vector
@@ -87,12 +88,14 @@ def iterate(
     max_steps: int,
     *,
     differentiable: bool = False,
+    listen: Listener | None = None,
 ) -> Outcome:
     """Step until the solver converges, fails, or has spent `max_steps`.
 
     Returns the converged iterate, or else the one with the lowest residual.
     `differentiable=True` runs the same steps in a `lax.scan`, which has a reverse
     mode and stores every iterate; otherwise a `lax.while_loop`, which does neither.
+    `listen` is told of every step.
     """
     state = solver.init(system, y0)
     first = state.point
@@ -100,10 +103,14 @@ def iterate(
 
     def endings(state: State, stale: Array) -> list[tuple[Array, Status]]:
         """Why a solve may end, the stronger reason later."""
-        norm = state.point.norm
+        norm, objective = state.point.norm, state.point.objective
+        grown = norm > ceiling
+        if objective is not None:
+            # Away from a saddle gradients grow without bound, and the objective falls.
+            grown = grown & ~(objective < first.objective)
         return [
             (stale >= solver.patience, Status.stagnated),
-            (norm > ceiling, Status.diverged),
+            (grown, Status.diverged),
             (~jnp.isfinite(norm), Status.non_finite),
             (solver.converged(state), Status.converged),
         ]
@@ -131,6 +138,8 @@ def iterate(
             )
         lowest_at = jnp.where(better | lower, steps, ledger.lowest_at)
         going = goes_on(state, steps, steps - lowest_at)
+        if listen is not None:
+            tell(listen, steps, max_steps, norm, objective, done=False)
         history = carry.history
         if history is not None:
             history = history.at[steps.astype(jnp.int32)].set(norm)
@@ -164,6 +173,9 @@ def iterate(
         carry = jax.lax.while_loop(lambda carry: carry.ledger.going, step, carry)
 
     last, ledger = carry.state, carry.ledger
+    if listen is not None:
+        norm, objective = last.point.norm, last.point.objective
+        tell(listen, ledger.steps, max_steps, norm, objective, done=True)
     converged = solver.converged(last)
     status = Status.max_steps_reached
     for holds, verdict in endings(last, ledger.steps - ledger.lowest_at):

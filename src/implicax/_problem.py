@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _tree
 from ._checks import match
 from ._conditions import (
     Conditions,
@@ -115,7 +116,14 @@ class Minimum(AbstractProblem):
                 "vector of errors whose squares are to be summed, use "
                 "ix.least_squares.)"
             )
-        return output
+        dtypes = {leaf.dtype for leaf in view.to_real(y)}
+        if output.dtype not in dtypes and not output.weak_type:
+            raise TypeError(
+                f"fn must return the objective in the precision of y0, and it returned "
+                f"{output.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "
+                "and args in one precision."
+            )
+        return output.astype(_tree.working_dtype(view.to_real(y)))
 
 
 class LeastSquares(AbstractProblem):
