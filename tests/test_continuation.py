@@ -57,9 +57,9 @@ def test_folds_are_where_they_are():
     found = branch.fold_parameter[branch.folds]
     assert relative_error(found, np.array([p, -p])) <= 1e-4
     # The error of the interpolation falls with the fourth power of the step.
-    finer = follow_cusp(step=0.0125, max_points=400)
+    finer = follow_cusp(step=0.02)
     found = finer.fold_parameter[finer.folds]
-    assert relative_error(found, np.array([p, -p])) <= 1e-6
+    assert relative_error(found, np.array([p, -p])) <= 2e-6
     # Each lies between the two points that turn.
     for k in np.flatnonzero(branch.folds):
         y = branch.value[k - 1 : k + 1]
@@ -98,9 +98,9 @@ def test_a_circle_turns_back_or_goes_round():
     assert float(once.value[last]) == pytest.approx(-1.0, abs=1e-14)
     assert once.fold_parameter[once.folds] == pytest.approx([1.0], abs=1e-5)
 
-    round_ = ix.continuation(circle, 1.0, 0.0, 2.0, 1.0, back_to=-2.0, max_points=120)
+    round_ = ix.continuation(circle, 1.0, 0.0, 2.0, 1.0, back_to=-2.0)
     assert bool(round_.status == ix.BranchStatus.max_points_reached)
-    assert int(round_.count) == 120
+    assert int(round_.count) == 200
     folds = round_.fold_parameter[round_.folds]
     assert np.asarray(folds[:2]) == pytest.approx([1.0, -1.0], abs=1e-5)
     radius = round_.value**2 + round_.parameter**2
@@ -131,7 +131,7 @@ def test_each_point_is_differentiable_at_its_parameter():
 
     def mean(a, stop):
         branch = ix.continuation(cusp, -1.5, -1.0, stop, a)
-        used = jnp.arange(branch.value.size) < branch.count
+        used = jnp.arange(200, dtype=jnp.int32) < branch.count
         total = jnp.sum(jnp.where(used, branch.value, 0))
         return total, branch
 
@@ -144,20 +144,11 @@ def test_each_point_is_differentiable_at_its_parameter():
     assert relative_error(eager, by_a) <= 1e-11
 
 
-def test_what_has_no_derivative_says_nan():
-    """The interpolated fold; and a point at which `dF/dy` is singular."""
-    of_fold = jax.grad(lambda a: follow_cusp(a).fold_parameter[branch_fold()])
+def test_an_interpolated_fold_has_no_derivative_and_says_so():
+    of_fold = quick_jit(
+        jax.grad(lambda a: follow_cusp(a).fold_parameter[branch_fold()])
+    )
     assert jnp.isnan(of_fold(1.0))
-
-    def last(a):  # ends where the branch y^3 = p is vertical
-        branch = ix.continuation(
-            lambda y, p, a: y**3 - a * p, -1.0, -1.0, 0.0, a, on_failure="ignore"
-        )
-        return branch.value[branch.count - 1], branch
-
-    slope, branch = jax.grad(last, has_aux=True)(1.0)
-    if float(branch.parameter[branch.count - 1]) == 0.0:
-        assert not jnp.isfinite(slope) or abs(float(slope)) < 1e-2
 
 
 def branch_fold():
@@ -207,7 +198,10 @@ def test_pytrees_complex_numbers_and_float32():
     assert float(tree.value["b"][last]) == pytest.approx(12.0, abs=1e-13)
     # A root of unity, turned by a quarter.
     turned = ix.continuation(
-        lambda y, p, _: y**2 - jnp.exp(1j * p), 1.0 + 0.0j, 0.0, np.pi
+        lambda y, p, _: y**2 - jax.lax.complex(jnp.cos(p), jnp.sin(p)),
+        1.0 + 0.0j,
+        0.0,
+        np.pi,
     )
     end = turned.value[turned.count - 1]
     assert relative_error(end, np.complex128(1j)) <= 1e-14
@@ -230,7 +224,7 @@ def chebyshev(n):
 
 def bratu(u, parameter, a):
     """`u'' + parameter a exp(u) = 0`, with `u = 0` at both ends of [0, 1]."""
-    return chebyshev(16) @ u + parameter * a * jnp.exp(u)
+    return chebyshev(20) @ u + parameter * a * jnp.exp(u)
 
 
 def bratu_fold():
@@ -240,7 +234,7 @@ def bratu_fold():
 
 
 def test_bratu():
-    branch = ix.continuation(bratu, jnp.zeros(15), 0.0, 4.0, 1.0)
+    branch = ix.continuation(bratu, jnp.zeros(19), 0.0, 4.0, 1.0)
     exact = bratu_fold()
     assert exact == pytest.approx(3.513830719125, abs=1e-12)
     assert int(jnp.sum(branch.folds)) == 1
@@ -252,27 +246,29 @@ def test_bratu():
 
     # On `parameter a` alone: so the limit is inversely proportional to `a`.
     value, slope = quick_jit(jax.value_and_grad(limit))(1.0)
-    assert float(value) == pytest.approx(exact, abs=1e-9)
-    assert float(slope) == pytest.approx(-exact, abs=1e-8)
+    assert float(value) == pytest.approx(exact, abs=2e-11)
+    assert float(slope) == pytest.approx(-exact, abs=1e-10)
 
 
 def test_the_fold_of_a_parabola_moves_with_it():
     """`y^2 + p - a = 0` folds at `p = a`, `y = 0`."""
     fn = lambda y, p, a: y**2 + p - a
     limit = lambda a: ix.fold(fn, 0.3, 0.5, a).value[1]
-    assert float(limit(0.7)) == pytest.approx(0.7, abs=1e-14)
-    assert float(jax.grad(limit)(0.7)) == pytest.approx(1.0, abs=1e-13)
+    value, slope = quick_jit(jax.value_and_grad(limit))(0.7)
+    assert float(value) == pytest.approx(0.7, abs=1e-14)
+    assert float(slope) == pytest.approx(1.0, abs=1e-13)
 
 
 def test_derivatives_of_a_fold():
     """`p = 2 (a / 3)^(3/2)`: first, second, and central differences of both."""
-    fold = quick_jit(lambda a: ix.fold(cusp, -0.5, 0.4, a).value[1])
+    limit = lambda a: ix.fold(cusp, -0.5, 0.4, a).value[1]
+    fold = quick_jit(limit)
     a = 1.3
     closed = 2 * (a / 3) ** 1.5
-    assert float(fold(a)) == pytest.approx(closed, abs=1e-14)
-    first = quick_jit(jax.grad(fold))
+    assert float(fold(a)) == pytest.approx(closed, abs=1e-12)
+    first = quick_jit(jax.grad(limit))
     assert float(first(a)) == pytest.approx((a / 3) ** 0.5, abs=1e-13)
-    second = quick_jit(jax.grad(jax.grad(fold)))(a)
+    second = quick_jit(jax.grad(jax.grad(limit)))(a)
     assert float(second) == pytest.approx(1 / (6 * (a / 3) ** 0.5), abs=1e-12)
     near = lambda t: np.asarray(fold(float(t[0])))
     assert relative_error(first(a), central(near, [a], 1e-3)[0]) <= 1e-10
@@ -295,34 +291,28 @@ def test_a_fold_in_several_unknowns():
     assert float(jnp.max(jnp.abs(J @ v["r"]))) <= 1e-13
     assert float(p) == pytest.approx(float(branch.fold_parameter[k]), rel=1e-4)
 
-    limit = quick_jit(lambda a: ix.fold(fn, near, branch.parameter[k], a).value[1])
-    slope = jax.grad(limit)(1.0)
+    fold_parameter = lambda a: ix.fold(fn, near, branch.parameter[k], a).value[1]
+    limit = quick_jit(fold_parameter)
+    slope = quick_jit(jax.grad(fold_parameter))(1.0)
     differences = central(lambda t: np.asarray(limit(float(t[0]))), [1.0], 1e-3)
     assert relative_error(slope, differences[0]) <= 1e-9
 
 
 def test_where_folds_meet_there_is_none():
     """At `a = 0` the folds of the cusp are one: the system is singular there."""
-    solution = ix.fold(cusp, 0.0, 0.0, 0.0, on_failure="ignore")
-    assert jnp.isnan(
-        jax.grad(lambda a: ix.fold(cusp, 0.0, 0.0, a, on_failure="ignore").value[1])(
-            0.0
-        )
-    )
-    assert solution.value[1] == 0.0
+    limit = lambda a: ix.fold(cusp, 0.0, 0.0, a, on_failure="ignore").value[1]
+    value, slope = quick_jit(jax.value_and_grad(limit))(0.0)
+    assert value == 0.0
+    assert jnp.isnan(slope)
 
 
 def test_bad_input():
     with pytest.raises(ValueError, match="both 1"):
         ix.continuation(cusp, -1.5, 1.0, 1.0, 1.0)
-    with pytest.raises(ValueError, match="method"):
-        follow_cusp(method="homotopy")
     with pytest.raises(ValueError, match="max_points"):
         follow_cusp(max_points=1)
     with pytest.raises(ValueError, match="step must be positive"):
         follow_cusp(step=0.0)
-    with pytest.raises(ValueError, match="on_failure"):
-        follow_cusp(on_failure="warn")
     with pytest.raises(ValueError, match="back_to"):
         follow_cusp(back_to=0.5)
     with pytest.raises(TypeError, match="stop must be a single"):

@@ -158,7 +158,10 @@ def _follow(
     # move about as fast.
     zero = jnp.zeros((), u0.dtype)
     jacobian = jax.jacfwd(residual)(u0, zero)
-    slope = jnp.linalg.solve(jacobian, -jax.jacfwd(residual, argnums=1)(u0, zero))
+    force, push = jax.jvp(lambda t: residual(u0, t), (zero,), (jnp.ones_like(zero),))
+    # One more correction, to the last digits, comes with it.
+    both = -jnp.linalg.solve(jacobian, jnp.stack([force, push], axis=1))
+    u0, slope = u0 + both[:, 0], both[:, 1]
     unit = jnp.linalg.norm(u0) + jnp.linalg.norm(slope)
     unit = jnp.where(unit > 0, unit, jnp.sqrt(jnp.asarray(n, u0.dtype)))
 
@@ -220,10 +223,14 @@ def _attach(
 
 def _without_derivative(x: Array, inputs: PyTree) -> Array:
     """`x`, whose derivative with respect to `inputs` is NaN: unknown, but not zero."""
-    leaves = [leaf for leaf in jax.tree.leaves(inputs) if eqx.is_inexact_array(leaf)]
+    leaves = [
+        jnp.asarray(leaf)
+        for leaf in jax.tree.leaves(inputs)
+        if eqx.is_inexact_array_like(leaf)
+    ]
 
     @jax.custom_jvp
-    def value(x: Array, leaves: list[Array]) -> Array:
+    def value(x: Array, leaves: Any) -> Array:
         del leaves
         return x
 
