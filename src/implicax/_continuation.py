@@ -226,7 +226,7 @@ def _without_derivative(x: Array, inputs: PyTree) -> Array:
     leaves = [
         jnp.asarray(leaf)
         for leaf in jax.tree.leaves(inputs)
-        if eqx.is_inexact_array_like(leaf)
+        if isinstance(leaf, float | complex) or eqx.is_inexact_array(leaf)
     ]
 
     @jax.custom_jvp

@@ -33,12 +33,23 @@ SHORTEST = 2.0**-14
 Curve = Callable[[Float[Array, " N"]], Float[Array, " n"]]
 
 
+def _metric(z: Array) -> Array:
+    """The squares of what components weigh: an unknown that has outgrown its unit is
+    measured by its own size."""
+    size = jnp.maximum(1, jnp.linalg.norm(z[:-1]))
+    return jnp.full_like(z, 1 / size**2).at[-1].set(1)
+
+
+def _length(metric: Array, x: Array) -> Float[Array, ""]:
+    return jnp.sqrt(jnp.sum(metric * x**2))
+
+
 class Trace(eqx.Module):
     """The points that were found: of `max_points` rows the first `count`."""
 
     points: Float[Array, "max_points N"]
     slopes: Float[Array, " max_points"]
-    """`d pi / ds`: the last component of the unit tangent."""
+    """`d pi / ds`, of the curve in its first units."""
     count: Int[Array, ""]
     status: BranchStatus
 
@@ -117,20 +128,21 @@ def follow(
         length = jnp.where(ends, (border - z[-1]) / slope, at.step)
         predicted = z + length * t
         predicted = predicted.at[-1].set(jnp.where(ends, border, predicted[-1]))
-        c = parameter_axis if natural else jnp.where(ends, parameter_axis, t)
+        metric = _metric(z)
+        c = parameter_axis if natural else jnp.where(ends, parameter_axis, metric * t)
         new = _correct(curve, predicted, c)
 
-        unit = new.tangent / jnp.linalg.norm(new.tangent)
-        cosine = jnp.dot(unit, t)
+        unit = new.tangent / _length(metric, new.tangent)
+        cosine = jnp.dot(unit, metric * t)
         unit, cosine = unit * jnp.sign(cosine), jnp.abs(cosine)
-        moved = jnp.linalg.norm(new.z - predicted)
+        moved = _length(metric, new.z - predicted)
         inside = ends | (new.z[-1] < 1) & (new.z[-1] > lowest)
         accepted = (new.size <= _enough(new.z)) & (cosine >= COSINE) & inside
         accepted = accepted & (moved <= 0.5 * length + _enough(new.z))
         if natural:
             accepted = accepted & (unit[-1] > 0)
 
-        angle = jnp.linalg.norm(unit - t)
+        angle = _length(metric, unit - t)
         factor = jnp.minimum(
             ANGLE / jnp.maximum(angle, 0.1 * ANGLE),
             4 / new.count.astype(z.dtype),
@@ -151,10 +163,10 @@ def follow(
         # What is written for a step that is refused is overwritten or not counted.
         return _Walk(
             jnp.where(accepted, new.z, z),
-            jnp.where(accepted, unit, t),
+            jnp.where(accepted, unit / _length(_metric(new.z), unit), t),
             next_step,
             at.points.at[at.count].set(new.z),
-            at.slopes.at[at.count].set(unit[-1]),
+            at.slopes.at[at.count].set(unit[-1] / jnp.linalg.norm(unit)),
             count,
             status,
             ~(lost | full | arrived),
