@@ -3,8 +3,12 @@
 from ._accuracy import AccuracyError as AccuracyError
 from ._accuracy import CertifiedGradient as CertifiedGradient
 from ._accuracy import certified_gradient as certified_gradient
+from ._branch import Branch as Branch
+from ._branch import BranchError as BranchError
+from ._branch import BranchStatus as BranchStatus
 from ._certificate import Certificate as Certificate
 from ._certify import certify as certify
+from ._continuation import continuation as continuation
 from ._covariance import Covariance as Covariance
 from ._covariance import covariance as covariance
 from ._custom import custom_fixed_point as custom_fixed_point
@@ -17,6 +21,7 @@ from ._derivative import OneStep as OneStep
 from ._derivative import Phantom as Phantom
 from ._derivative import Truncated as Truncated
 from ._derivative import Unrolled as Unrolled
+from ._fold import fold as fold
 from ._host import Host as Host
 from ._host import host as host
 from ._losses import AbstractLoss as AbstractLoss
@@ -43,8 +48,11 @@ from ._solve import root as root
 from ._system import Point as Point
 from ._system import System as System
 from .solvers import AbstractSolver as AbstractSolver
+from .solvers import Accelerated as Accelerated
 from .solvers import Anderson as Anderson
+from .solvers import Bisection as Bisection
 from .solvers import Broyden as Broyden
+from .solvers import Chandrupatla as Chandrupatla
 from .solvers import Chord as Chord
 from .solvers import Fallback as Fallback
 from .solvers import LevenbergMarquardt as LevenbergMarquardt
@@ -52,6 +60,7 @@ from .solvers import Newton as Newton
 from .solvers import Optax as Optax
 from .solvers import Optimistix as Optimistix
 from .solvers import Picard as Picard
+from .solvers import PseudoTransient as PseudoTransient
 from .solvers import SciPy as SciPy
 from .solvers import State as State
 from .solvers import TrustRegion as TrustRegion

@@ -109,7 +109,7 @@ class AbstractSolver(eqx.Module):
     #: Steps without a new lowest residual (or objective) after which a solve has
     #: stagnated. Accelerated methods pause for a while before they break through;
     #: limit cycles never do.
-    patience: ClassVar[int] = 50
+    patience: ClassVar[float] = 50
 
     rtol: eqx.AbstractVar[Float[Array, ""] | None]
     atol: eqx.AbstractVar[Float[Array, ""] | None]

@@ -62,7 +62,7 @@ class Optax(AbstractSolver):
     record_history: bool = eqx.field(static=True, default=False)
 
     #: Momentum and schedules go uphill for long.
-    patience: ClassVar[int] = 1000
+    patience: ClassVar[float] = 1000
 
     def __check_init__(self):
         optax = library("optax", "ix.Optax")
