@@ -104,7 +104,8 @@ def positive(name: str, hint: str = "") -> Callable[[Any], Float[Array, ""]]:
     """A converter to an array for a positive number called `name`."""
 
     def convert(value: Any) -> Float[Array, ""]:
-        if isinstance(value, bool) or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
+        number = eqx.is_array_like(value) and not isinstance(value, bool)
+        if not number or jnp.ndim(value) != 0 or jnp.iscomplexobj(value):
             raise TypeError(f"{name} must be a single real number, not {value!r}.")
         if not _tree.traced(value) and not value > 0:
             raise ValueError(f"{name} must be positive, and it is {value}{hint}.")

@@ -52,6 +52,24 @@ ADVICE = {
 }
 
 
+#: Likewise where something is minimised.
+ADVICE_FOR_MINIMA = {
+    "max_steps_reached": "raise max_steps, start closer, loosen rtol/atol, or use "
+    "another solver (ix.TrustRegion; for a fit ix.LevenbergMarquardt); and check that "
+    "the objective is bounded below",
+    "diverged": "start closer, use ix.TrustRegion, and check that the objective is "
+    "bounded below",
+    "stagnated": "the tolerances may be below what the arithmetic can reach (loosen "
+    "rtol/atol or use float64), or the objective may have a kink, or none of the "
+    "directions leads down (start elsewhere, use ix.TrustRegion)",
+    "non_finite": "check fn at the initial guess and at solution.value (the last "
+    "finite iterate), or start closer",
+    "singular": "start elsewhere, fix or remove variables that the objective does not "
+    "see, or use ix.TrustRegion; where the Hessian is singular at the minimum, the "
+    "implicit function theorem gives no derivative",
+}
+
+
 class Stats(eqx.Module):
     """Counts and sizes of one solve. All fields are arrays."""
 
@@ -141,11 +159,16 @@ class ConvergenceError(RuntimeError):
         text = Status[solution.status]
         steps = int(solution.stats.steps)
         after = f" after {steps} steps" if steps >= 0 else ""
+        reason, kind = name.replace(" ", "_"), "Residual norm"
+        advice = ADVICE[reason]
+        if solution.objective is not None:
+            kind = "Largest component of the gradient"
+            advice = ADVICE_FOR_MINIMA.get(reason, advice)
         super().__init__(
             f"{solver} did not converge ({name}): {text}\n"
-            f"  Residual norm {float(solution.stats.residual_norm):.3e}{after}.\n"
+            f"  {kind} {float(solution.stats.residual_norm):.3e}{after}.\n"
             f"{says and f'  It says: {says}' + chr(10)}"
-            f"  What to try: {ADVICE[name.replace(' ', '_')]}.\n"
+            f"  What to try: {advice}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."
         )

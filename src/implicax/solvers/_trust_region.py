@@ -2,7 +2,6 @@
 
 import abc
 import dataclasses
-from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -10,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _tree
-from .._losses import Squares
 from .._solution import Status
 from .._system import Point, System
 from .._tree import Vector
@@ -20,7 +18,6 @@ from ._subproblem import (
     Spectral,
     Step,
     from_hessian,
-    from_jacobian,
     from_product,
 )
 
@@ -29,6 +26,8 @@ from ._subproblem import (
 DECOMPOSED = 512
 #: Shortenings of a step before the search gives up.
 MAX_TRIALS = 30
+#: Steps at the rounding level after which there is nothing more to gain.
+MAX_IDLE = 3
 #: The first radius, in units of `|D y0|`. (MINPACK has 100: of the NIST regressions it
 #: then loses two more, in the first step.)
 FIRST_RADIUS = 1.0
@@ -47,8 +46,14 @@ class _Memory(eqx.Module):
     flat: Bool[Array, ""]
     """Whether the gradient was gone, and no curvature negative, before the last
     step."""
-    at_floor: Bool[Array, ""]
-    """Whether what is left to gain is below the rounding errors of the objective."""
+    lowest: Float[Array, ""]
+    """The lowest slope so far."""
+    idle: Float[Array, ""]
+    """Steps since then, all of which had no more to gain than the rounding errors of
+    the objective."""
+    reach: Float[Array, ""]
+    """How large `|D y|` may grow before a vanishing gradient means nothing: it vanishes
+    at infinity too."""
     inverse: Spectral | None
 
 
@@ -63,10 +68,6 @@ class _Trial(eqx.Module):
 
 class AbstractTrustRegion(AbstractSolver):
     """The algorithm that both methods share (Conn, Gould & Toint 2000, alg. 6.1.1)."""
-
-    #: Whether the model knows negative curvature: then a point without a gradient is
-    #: left where it is a saddle, and believed only after a step that found none.
-    curved: ClassVar[bool] = False
 
     @abc.abstractmethod
     def _objective(self, system: System, y: Vector) -> Float[Array, ""]:
@@ -95,7 +96,8 @@ class AbstractTrustRegion(AbstractSolver):
             empty = jnp.zeros((k,), dtype), jnp.zeros((n, k), dtype)
             inverse = Spectral(*empty, empty[0], jnp.ones((n,), dtype), y)
         false = jnp.zeros((), bool)
-        memory = _Memory(no, scale, inf, no, inf, false, false, inverse)
+        zero = jnp.zeros((), dtype)
+        memory = _Memory(no, scale, inf, no, inf, false, inf, zero, inf, inverse)
         return State.start(system, y, memory)
 
     def check(self, system: System) -> None:
@@ -119,8 +121,10 @@ class AbstractTrustRegion(AbstractSolver):
         model, scale = self._model(system, state, memory.scale, forcing)
         size, slope = model.size(point.y), self._slope(model, point)
         first_slope = jnp.where(fresh, slope, memory.first_slope)
-        flat = self._flat(point, slope, first_slope) & model.convex()
         start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
+        reach = jnp.where(fresh, 10 * start, memory.reach)
+        flat = self._flat(point, slope, first_slope) & model.convex()
+        flat = flat & (size <= reach)
         radius = jnp.where(memory.radius < 0, start, memory.radius)
 
         objective = self._objective(system, point.y)
@@ -171,20 +175,28 @@ class AbstractTrustRegion(AbstractSolver):
 
         newton = trial.accepted & step.interior
         error = jnp.where(newton, step.length / model.size(y), jnp.inf)
-        # Where nothing is left to gain, stop as soon as the gradient stops falling.
-        new_slope = self._slope(model, new)
+        # Where nothing is left to gain, stop when the gradient has stopped falling. (By
+        # the Gauss-Newton model it may rise now and then on its way.)
+        slope = self._slope(model, new)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
-        nothing = wide & (step.reduction <= noise)
-        at_floor = nothing & ~(new_slope < slope)
-        better = ~at_floor | (new_slope <= slope)
-        new = _tree.where(better, new, point)
-        slope = jnp.where(better, new_slope, slope)
-        inverse = model if isinstance(model, Spectral) else None
+        idle = wide & (step.reduction <= noise) & ~(slope < memory.lowest)
         memory = _Memory(
-            radius, scale, error, first_slope, slope, flat, at_floor, inverse
+            radius,
+            scale,
+            error,
+            first_slope,
+            slope,
+            flat,
+            jnp.minimum(slope, memory.lowest),
+            jnp.where(idle, memory.idle + 1, 0),
+            reach,
+            model if isinstance(model, Spectral) else None,
         )
-        stuck = ~trial.accepted | at_floor
+        stuck = ~trial.accepted | self._at_floor(memory)
         return state.moved(new, memory, trial.count, stuck)
+
+    def _at_floor(self, memory: _Memory) -> Bool[Array, ""]:
+        return memory.idle >= MAX_IDLE
 
     def converged(self, state: State) -> Bool[Array, ""]:
         if state.point.objective is None:
@@ -193,8 +205,7 @@ class AbstractTrustRegion(AbstractSolver):
         eps = _tree.coarsest_eps(state.point.y)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
         flat = self._flat(state.point, memory.slope, memory.first_slope)
-        if self.curved:
-            flat = flat & memory.flat
+        flat = flat & memory.flat
         there = (memory.error <= rtol) | flat
         if self.atol is not None:
             there = there | (state.point.norm <= self.atol.astype(dtype))
@@ -209,7 +220,7 @@ class AbstractTrustRegion(AbstractSolver):
         # A least residual is no root, however well it is known.
         if state.point.objective is None:
             return jnp.zeros((), bool)
-        return state.memory.at_floor
+        return self._at_floor(state.memory)
 
     def why_stuck(self, state: State) -> Status:
         objective = state.point.objective
@@ -245,8 +256,6 @@ class TrustRegion(AbstractTrustRegion):
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
 
-    curved: ClassVar[bool] = True
-
     def check(self, system: System) -> None:
         if system.objective is None:
             raise TypeError(
@@ -270,88 +279,3 @@ class TrustRegion(AbstractTrustRegion):
             _, product = jax.linearize(system.residual, y)
             return from_product(product, g, forcing), None
         return from_hessian(system.jacobian(y), g, scale)
-
-
-class LevenbergMarquardt(AbstractTrustRegion):
-    """Least squares by the Gauss-Newton model, in a trust region; and roots, as the
-    least squares of their residual.
-
-    Levenberg (1944), Marquardt (1963), in More's form: a radius instead of a damping
-    parameter, and variables scaled by the columns of the Jacobian (More 1978, *The
-    Levenberg-Marquardt algorithm: implementation and theory*), which is decomposed
-    (so nothing is squared) up to 512 real unknowns; beyond that by truncated conjugate
-    gradients. Converges fast where the errors at the solution are small. A robust loss
-    enters with its second derivative, where that is at least a tenth of its first
-    (Triggs et al. 2000, sec. 4.3).
-
-    **Arguments:**
-
-    - `rtol`: as of [`implicax.TrustRegion`][] for least squares, as of
-      [`implicax.AbstractSolver`][] for roots; `atol`, `record_history`: likewise.
-    """
-
-    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
-    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
-    record_history: bool = eqx.field(static=True, default=False)
-
-    precision: ClassVar[float] = 0.8
-
-    def check(self, system: System) -> None:
-        if system.objective is not None and system.errors is None:
-            raise TypeError(
-                "ix.LevenbergMarquardt needs the errors whose squares are summed, and "
-                "this objective is a scalar. Use ix.TrustRegion, or ix.least_squares."
-            )
-        if system.errors_reverse_only:
-            raise TypeError(
-                "fn has a VJP only (a jax.custom_vjp), and ix.LevenbergMarquardt needs "
-                "Jacobian-vector products. Use ix.TrustRegion for a fit, ix.Broyden "
-                "for a root, or give fn a jax.custom_jvp."
-            )
-
-    def _errors(self, system, y):
-        if system.errors is None:
-            return system.residual(y), Squares()
-        return system.errors(y)
-
-    def _rank(self, system, y):
-        errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
-        return sum(leaf.size for leaf in jax.tree.leaves(errors))
-
-    def _objective(self, system, y):
-        errors, loss = self._errors(system, y)
-        return loss.cost(errors)
-
-    def _model(self, system, state, scale, forcing):
-        y = state.point.y
-        errors, push, loss = jax.linearize(
-            lambda y: self._errors(system, y), y, has_aux=True
-        )
-        slopes, weights = loss.slopes(errors), loss.curvatures(errors)
-        # slope / error is the first derivative of rho: what weighs the error itself.
-        floor = jax.tree.map(
-            lambda s, e: 0.1 * jnp.where(e == 0, 1, s / jnp.where(e == 0, 1, e)),
-            slopes,
-            errors,
-        )
-        weights = jax.tree.map(jnp.maximum, weights, floor)
-        if scale is None:
-            pull = jax.linear_transpose(push, y)
-
-            def product(t: Vector) -> Vector:
-                return pull(jax.tree.map(jnp.multiply, weights, push(t)))[0]
-
-            return from_product(product, pull(slopes)[0], forcing), None
-        flat, unravel = _tree.ravel(y)
-        root = jnp.sqrt(_tree.ravel(weights)[0])
-
-        def column(e: Array) -> Array:
-            return root * _tree.ravel(push(unravel(e)))[0]
-
-        jacobian = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
-        safe = jnp.where(root > 0, root, 1)
-        scaled = jnp.where(root > 0, _tree.ravel(slopes)[0] / safe, 0)
-        return from_jacobian(jacobian, scaled, y, scale)
-
-    def approximate_inverse(self, state: State) -> Spectral | None:
-        return state.memory.inverse if state.point.objective is not None else None

@@ -1,0 +1,101 @@
+"""Least squares, and roots as the least squares of their residual."""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from .. import _tree
+from .._losses import Squares
+from .._system import System
+from .._tree import Vector
+from ._base import State, tolerance
+from ._subproblem import Spectral, from_jacobian, from_product
+from ._trust_region import AbstractTrustRegion
+
+
+class LevenbergMarquardt(AbstractTrustRegion):
+    """Least squares by the Gauss-Newton model, in a trust region; and roots, as the
+    least squares of their residual.
+
+    Levenberg (1944), Marquardt (1963), in More's form: a radius instead of a damping
+    parameter, and variables scaled by the columns of the Jacobian (More 1978, *The
+    Levenberg-Marquardt algorithm: implementation and theory*), which is decomposed
+    (so nothing is squared) up to 512 real unknowns; beyond that by truncated conjugate
+    gradients. Converges fast where the errors at the solution are small. A robust loss
+    enters with its second derivative, where that is at least a tenth of its first
+    (Triggs et al. 2000, sec. 4.3).
+
+    **Arguments:**
+
+    - `rtol`: as of [`implicax.TrustRegion`][] for least squares, as of
+      [`implicax.AbstractSolver`][] for roots; `atol`, `record_history`: likewise.
+    """
+
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    precision: ClassVar[float] = 0.8
+
+    def check(self, system: System) -> None:
+        if system.objective is not None and system.errors is None:
+            raise TypeError(
+                "ix.LevenbergMarquardt needs the errors whose squares are summed, and "
+                "this objective is a scalar. Use ix.TrustRegion, or ix.least_squares."
+            )
+        if system.errors_reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and ix.LevenbergMarquardt needs "
+                "Jacobian-vector products. Use ix.TrustRegion for a fit, ix.Broyden "
+                "for a root, or give fn a jax.custom_jvp."
+            )
+
+    def _errors(self, system, y):
+        if system.errors is None:
+            return system.residual(y), Squares()
+        return system.errors(y)
+
+    def _rank(self, system, y):
+        errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
+        return sum(leaf.size for leaf in jax.tree.leaves(errors))
+
+    def _objective(self, system, y):
+        errors, loss = self._errors(system, y)
+        return loss.cost(errors)
+
+    def _model(self, system, state, scale, forcing):
+        y = state.point.y
+        errors, push, loss = jax.linearize(
+            lambda y: self._errors(system, y), y, has_aux=True
+        )
+        slopes, weights = loss.slopes(errors), loss.curvatures(errors)
+        # slope / error is the first derivative of rho: what weighs the error itself.
+        floor = jax.tree.map(
+            lambda s, e: 0.1 * jnp.where(e == 0, 1, s / jnp.where(e == 0, 1, e)),
+            slopes,
+            errors,
+        )
+        weights = jax.tree.map(jnp.maximum, weights, floor)
+        if scale is None:
+            pull = jax.linear_transpose(push, y)
+
+            def product(t: Vector) -> Vector:
+                return pull(jax.tree.map(jnp.multiply, weights, push(t)))[0]
+
+            return from_product(product, pull(slopes)[0], forcing), None
+        flat, unravel = _tree.ravel(y)
+        root = jnp.sqrt(_tree.ravel(weights)[0])
+
+        def column(e: Array) -> Array:
+            return root * _tree.ravel(push(unravel(e)))[0]
+
+        jacobian = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
+        safe = jnp.where(root > 0, root, 1)
+        scaled = jnp.where(root > 0, _tree.ravel(slopes)[0] / safe, 0)
+        return from_jacobian(jacobian, scaled, y, scale)
+
+    def approximate_inverse(self, state: State) -> Spectral | None:
+        return state.memory.inverse if state.point.objective is not None else None
