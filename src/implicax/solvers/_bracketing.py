@@ -280,7 +280,7 @@ class Chandrupatla(AbstractBracketing):
     print(anomaly(jnp.array([0.1, 1.0, 3.0])).round(4))
     ```
     ```text
-    [0.6309 1.8626 3.0671]
+    [0.6308 1.8621 3.067 ]
     ```
     """
 
