@@ -57,6 +57,8 @@ from .solvers import Chord as Chord
 from .solvers import Fallback as Fallback
 from .solvers import LevenbergMarquardt as LevenbergMarquardt
 from .solvers import Newton as Newton
+from .solvers import Optax as Optax
+from .solvers import Optimistix as Optimistix
 from .solvers import Picard as Picard
 from .solvers import PseudoTransient as PseudoTransient
 from .solvers import SciPy as SciPy

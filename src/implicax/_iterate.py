@@ -105,7 +105,7 @@ def iterate(
         """Why a solve may end, the stronger reason later."""
         norm, objective = state.point.norm, state.point.objective
         grown = norm > ceiling
-        if objective is not None:
+        if objective is not None and first.objective is not None:
             # Away from a saddle gradients grow without bound, and the objective falls.
             grown = grown & ~(objective < first.objective)
         return [
@@ -204,6 +204,10 @@ def judge(
     """The outcome of a solve that somebody else made."""
     first, last = system.evaluate(v0), system.evaluate(v)
     loose = _tree.coarsest_eps(v) ** 0.5
+    if last.objective is not None:
+        # An objective is flat at its minimum: who sees nothing else finds `y` to about
+        # `sqrt(eps)`, with a gradient to match.
+        loose *= 10
     solved = last.meets(loose, loose * first.norm, first.norm, first.scale)
     status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
