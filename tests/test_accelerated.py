@@ -37,8 +37,10 @@ class Descent(ix.AbstractSolver):
         return state.move(system, moved)
 
 
-@pytest.mark.parametrize("kind", ["fixed_point", "root"])
-@pytest.mark.parametrize("variant", ["float64", "float32", "complex128"])
+@pytest.mark.parametrize(
+    ("kind", "variant"),
+    [("fixed_point", "float64"), ("root", "float32"), ("root", "complex128")],
+)
 @pytest.mark.parametrize("name", SOLVERS)
 def test_value_and_derivatives(name, variant, kind):
     """A row of the derivative matrix: forward, reverse, and both of both."""

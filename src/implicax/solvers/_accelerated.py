@@ -58,8 +58,8 @@ class Accelerated(AbstractSolver):
         print(f"{solution.value:.5f} {solution.stats.steps}")
     ```
     ```text
-    0.69262 134
-    0.69262 8
+    0.69260 56
+    0.69262 5
     ```
     """
 

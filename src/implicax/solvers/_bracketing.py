@@ -77,7 +77,7 @@ class AbstractBracketing(AbstractSolver):
 
     precision: ClassVar[float] = 0.9
     # The better end may stay where it is for many steps, while the other one comes.
-    patience: ClassVar[float] = float("inf")
+    patience: ClassVar[int] = 2**24
 
     lower: eqx.AbstractVar[Float[Array, ""] | None]
     upper: eqx.AbstractVar[Float[Array, ""] | None]
@@ -280,7 +280,7 @@ class Chandrupatla(AbstractBracketing):
     print(anomaly(jnp.array([0.1, 1.0, 3.0])).round(4))
     ```
     ```text
-    [0.6309 1.8626 3.0671]
+    [0.6308 1.8621 3.067 ]
     ```
     """
 
