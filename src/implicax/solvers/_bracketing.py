@@ -77,7 +77,7 @@ class AbstractBracketing(AbstractSolver):
 
     precision: ClassVar[float] = 0.9
     # The better end may stay where it is for many steps, while the other one comes.
-    patience: ClassVar[int] = 2**24
+    patience: ClassVar[float] = 2**24
 
     lower: eqx.AbstractVar[Float[Array, ""] | None]
     upper: eqx.AbstractVar[Float[Array, ""] | None]

@@ -59,7 +59,7 @@ class PseudoTransient(AbstractSolver):
 
     precision: ClassVar[float] = 0.8
     # Transients may last, and the residual rise in them.
-    patience: ClassVar[int] = 2**24
+    patience: ClassVar[float] = 2**24
 
     def _dense(self, y: Vector) -> bool:
         auto = isinstance(self.linear_solver, Auto)
