@@ -25,8 +25,9 @@ def draw(curves: Any, tuning: Any, features: tuple[str, ...]) -> Figure:
     )
     level = tuning.loss[-1]
     axes["logistic"].axhline(level, color=ORANGE, linestyle="--", linewidth=1.5)
-    place = {"xytext": (0, 3), "textcoords": "offset points", "color": ORANGE}
-    axes["logistic"].annotate("13 penalties, tuned", (-5.3, level), **place)
+    above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
+    text = "13 penalties, tuned"
+    axes["logistic"].annotate(text, (5.8, level), color=ORANGE, **above)
     _draw_path(axes["path"], tuning, features)
     axes["loss"].plot(tuning.loss, color=ORANGE)
     axes["loss"].set(

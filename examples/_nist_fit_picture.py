@@ -39,8 +39,8 @@ def _draw_fit(axes: Axes, data: Any, fit: Any) -> None:
         linewidth=1,
         label="observed, with the residual deviation",
     )
-    axes.set(title="Onions, as they grow", ylabel="dry weight")
-    axes.legend(frameon=False, loc="lower right")
+    axes.set(title="Onions, as they grow", ylabel="dry weight", ylim=(-40, 900))
+    axes.legend(frameon=False, loc="upper left")
 
 
 def _draw_sensitivities(axes: Axes, data: Any, fit: Any) -> None:
@@ -74,6 +74,6 @@ def _draw_robust(axes: Axes, data: Any, fit: Any, robust: Any) -> None:
         # Adding zero takes the sign from a zero.
         label = f"{name}: {by_y[0, wrong] + 0.0:.2f}"
         axes.plot(x, growth(b, x), style, color=color, label=label)
-    axes.set(title="One number misread")
+    axes.set(title="One number misread", ylim=(-40, 900))
     title = "d end weight / d misread"
-    axes.legend(frameon=False, loc="lower right", title=title, alignment="left")
+    axes.legend(frameon=False, loc="upper left", title=title, alignment="left")

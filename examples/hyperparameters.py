@@ -105,7 +105,7 @@ class Curve(NamedTuple):
 def validation_curve(losses: Callable) -> Curve:
     """All folds at all penalties, with derivatives."""
     log_penalty = jnp.linspace(-5.0, 5.0, 2 * N)
-    return Curve(log_penalty, *losses(log_penalty[:, None] * jnp.ones(N)))
+    return Curve(log_penalty, *losses(jnp.outer(log_penalty, jnp.ones(N))))
 
 
 def differences(losses: Callable, log_penalty: Any, h: float = 1e-2) -> Any:
@@ -114,7 +114,7 @@ def differences(losses: Callable, log_penalty: Any, h: float = 1e-2) -> Any:
     def difference(h):
         e = h * jnp.eye(N)
         # As many points as on the curve: nothing is compiled anew.
-        loss, _ = losses(log_penalty + jnp.concatenate([e, -e]))
+        loss, _ = losses(log_penalty[None] + jnp.concatenate([e, -e]))
         return loss[:N] - loss[N:]
 
     return (8 * difference(h) - difference(2 * h)) / (12 * h)
