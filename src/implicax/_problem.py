@@ -166,8 +166,9 @@ class LeastSquares(AbstractProblem):
                 "which holds no numbers."
             )
         dtypes = {leaf.dtype for leaf in view.to_real(y)}
-        for leaf in View.of(errors).to_real(errors):
-            if leaf.dtype not in dtypes and not leaf.weak_type:
+        for leaf in leaves:
+            loose = leaf.weak_type and jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if leaf.real.dtype not in dtypes and not loose:
                 raise TypeError(
                     f"fn must return errors of the precision of y0, and it returned "
                     f"{leaf.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "

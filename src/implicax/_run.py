@@ -129,6 +129,16 @@ def _better(first: Outcome, second: Outcome) -> Outcome:
     return Outcome(y, status, stats, second.inverse)
 
 
+def says(solver: Any, outcome: Outcome) -> str:
+    """What an engine that failed, outside `jit`, said of its answer."""
+    if isinstance(solver, Fallback):
+        return "; ".join(filter(None, (says(each, outcome) for each in solver.solvers)))
+    other, failed = engine(solver), outcome.status != Status.converged
+    if other is None or _tree.traced(failed) or not bool(failed):
+        return ""
+    return other.says(outcome.y)
+
+
 def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
     """An error unless these solve; with `own`, unless the solver is one of ours."""
     if own and not isinstance(solver, AbstractSolver):
@@ -140,8 +150,8 @@ def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
     if not ours and engine(solver) is None:
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
-            "the class), ix.SciPy(method) or an optimistix solver, and it is "
-            f"{solver!r}."
+            "the class), ix.SciPy(method) or an optimistix solver (an optax "
+            f"transformation goes into ix.Optax), and it is {solver!r}."
         )
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
     if not integral or not 1 <= int(max_steps) <= MAX_STEPS:

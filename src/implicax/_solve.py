@@ -15,7 +15,7 @@ from ._derivative import AbstractDerivative, Implicit
 from ._losses import AbstractLoss
 from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
 from ._progress import Listener, listener
-from ._run import check_solver, run
+from ._run import check_solver, run, says
 from ._solution import Solution
 from .solvers import (
     AbstractSolver,
@@ -255,11 +255,12 @@ def _solve(
     progress: bool | Listener,
 ) -> Solution:
     listen = listener(progress)
-    solver = default_solver(problem) if solver is None else solver
     derivative = Implicit() if derivative is None else derivative
-    check_solver(solver, max_steps)
     check_call(derivative, on_failure)
+    check_solver(default_solver(problem) if solver is None else solver, max_steps)
     closed = close(problem, y0, args)
+    if solver is None:
+        solver = default_solver(problem, closed.conditions.traced_reverse_only)
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
     v0, solver, frozen = stop_gradient((closed.v0, solver, closed.inputs))
@@ -286,7 +287,8 @@ def _solve(
     if listen is not None and not _tree.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    return conclude(problem, closed, own, derivative, outcome, on_failure, name)
+    said = says(solver, outcome)
+    return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
 
 
 def _name(solver: Any) -> str:
@@ -295,13 +297,14 @@ def _name(solver: Any) -> str:
     return type(solver).__name__
 
 
-def default_solver(problem: AbstractProblem) -> Any:
-    """What `solver=None` means."""
+def default_solver(problem: AbstractProblem, reverse_only: bool = False) -> Any:
+    """What `solver=None` means; `reverse_only` if `fn` has a VJP but no JVP."""
     conditions = problem.conditions
     if issubclass(conditions, NormalEquations):
-        return Fallback(LevenbergMarquardt(), TrustRegion())
+        exact = TrustRegion()
+        return exact if reverse_only else Fallback(LevenbergMarquardt(), exact)
     if issubclass(conditions, Stationarity):
         return TrustRegion()
     if issubclass(conditions, FixedPointConditions):
         return Anderson()
-    return Fallback(Newton(), LevenbergMarquardt())
+    return Newton() if reverse_only else Fallback(Newton(), LevenbergMarquardt())

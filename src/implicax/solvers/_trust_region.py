@@ -302,11 +302,11 @@ class LevenbergMarquardt(AbstractTrustRegion):
                 "ix.LevenbergMarquardt needs the errors whose squares are summed, and "
                 "this objective is a scalar. Use ix.TrustRegion, or ix.least_squares."
             )
-        if system.reverse_only:
+        if system.errors_reverse_only:
             raise TypeError(
                 "fn has a VJP only (a jax.custom_vjp), and ix.LevenbergMarquardt needs "
-                "Jacobian-vector products. Use ix.Broyden or ix.Optax, or give fn a "
-                "jax.custom_jvp."
+                "Jacobian-vector products. Use ix.TrustRegion for a fit, ix.Broyden "
+                "for a root, or give fn a jax.custom_jvp."
             )
 
     def _errors(self, system, y):
@@ -316,7 +316,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
 
     def _rank(self, system, y):
         errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
-        return _tree.size(errors)
+        return sum(leaf.size for leaf in jax.tree.leaves(errors))
 
     def _objective(self, system, y):
         errors, loss = self._errors(system, y)
