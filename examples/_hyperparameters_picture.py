@@ -26,7 +26,7 @@ def draw(curves: Any, tuning: Any, features: tuple[str, ...]) -> Figure:
     level = tuning.loss[-1]
     axes["logistic"].axhline(level, color=ORANGE, linestyle="--", linewidth=1.5)
     above = {"xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-    text = "13 penalties, tuned"
+    text = "13 penalties"
     axes["logistic"].annotate(text, (5.8, level), color=ORANGE, **above)
     _draw_path(axes["path"], tuning, features)
     axes["loss"].plot(tuning.loss, color=ORANGE)
