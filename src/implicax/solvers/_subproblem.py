@@ -225,7 +225,7 @@ def from_jacobian(
     """The model `B = J^T J`, `g = J^T errors`; no condition number is squared."""
     scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0))
     d, (m, n) = usable(scale), jacobian.shape
-    matrix = jacobian / d
+    matrix = jacobian / d[None, :]
     matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0)
     if m > n:
         both = jnp.linalg.qr(
