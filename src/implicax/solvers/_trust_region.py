@@ -282,7 +282,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
 
     def _rank(self, system, y):
         errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
-        return _tree.size(errors)
+        return sum(leaf.size for leaf in jax.tree.leaves(errors))
 
     def _objective(self, system, y):
         errors, loss = self._errors(system, y)
