@@ -151,10 +151,9 @@ class Library:
 
     name: str
 
-    @pytest.fixture(autouse=True, scope="class")
-    def forget(self):
+    @classmethod
+    def teardown_class(cls):
         """Programs fill the address space: drop them with the library."""
-        yield
         for cached in (program, certifying, solve, bars):
             cached.cache_clear()
         jax.clear_caches()
