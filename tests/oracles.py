@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .problems import SIZE, Case, restore
+from .problems import MINIMA, SIZE, Case, restore, squares
 
 
 def central(fn: Callable[[np.ndarray], np.ndarray], t: Any, step: float) -> np.ndarray:
@@ -146,30 +146,42 @@ class ClosedForm:
         return dz[:SIZE] + 1j * dz[SIZE:]
 
 
-def unrolled(case: Case, t: Any, steps: int = 40) -> Any:
-    """The loss along the directions, by Newton's method in plain JAX on the real view.
+def unrolled_solution(case: Case, args: Any, steps: int = 40) -> Any:
+    """The solution by Newton's method in plain JAX on the real view.
 
     Every step is differentiated. Quadratic convergence carries over to derivatives of
     every order, so the last ones are exact to rounding.
     """
-    args = case.along(t)
     complex_ = case.dtype.kind == "c"
 
     def view(v: Any) -> Any:
         return jax.lax.complex(v[:SIZE], v[SIZE:]) if complex_ else v
 
+    def output(v: Any) -> Any:
+        return ravel_pytree(case.fn(restore(view(v)), args))[0]
+
+    def objective(v: Any) -> Any:
+        out = output(v)
+        return out[0] if case.kind == "minimize" else jnp.sum(squares(out)) / 2
+
     def residual(v: Any) -> Any:
-        y = restore(view(v))
-        out, _ = ravel_pytree(case.fn(y, args))
+        if case.kind in MINIMA:
+            return jax.grad(objective)(v)
+        out = output(v)
         out = view(v) - out if case.kind == "fixed_point" else out
         return jnp.concatenate([out.real, out.imag]) if complex_ else out
 
     def newton(v: Any, _: None) -> tuple[Any, None]:
         return v - jnp.linalg.solve(jax.jacfwd(residual)(v), residual(v)), None
 
-    start = jnp.zeros(2 * SIZE if complex_ else SIZE, t.dtype)
+    start = jnp.zeros(2 * SIZE if complex_ else SIZE, case.weights.dtype)
     v, _ = jax.lax.scan(newton, start, None, length=steps)
-    return case.loss(restore(view(v)))
+    return restore(view(v))
+
+
+def unrolled(case: Case, t: Any, steps: int = 40) -> Any:
+    """The loss along the directions, through that."""
+    return case.loss(unrolled_solution(case, case.along(t), steps))
 
 
 def _row(y: dict[str, Any]) -> np.ndarray:

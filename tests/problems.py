@@ -9,6 +9,13 @@ is not holomorphic, a matrix `C` that multiplies the conjugate:
 
 with `q(z) = z^3`, or `z^2 conj(z)` in the variant that is not holomorphic. The matrices
 are small enough for plain iteration to converge on both, at a rate of about one half.
+
+With the same arguments, and `u = W z + x`, two minima of real functions:
+
+    minimize        sum(|z|^2 / 2 + |u|^4 / 4 - Re(x z))
+    least_squares   the errors  z + z^3 / 4 - u  and  tanh(z)
+
+which is strictly convex, and a fit with errors that are far from zero at the solution.
 """
 
 import functools
@@ -44,12 +51,18 @@ SOLVERS: dict[str, ix.AbstractSolver] = {
     "Chord": ix.Chord(),
 }
 KINDS = ("fixed_point", "root")
+MINIMA = ("minimize", "least_squares")
 VARIANTS = ("float32", "float64", "complex128", "conjugate")
 
 
 def restore(z: Any) -> dict[str, Any]:
     """The unknown as a dict, from its entries in a row (NumPy or JAX)."""
     return {"a": z[..., :3], "b": z[..., None, 3:5], "c": z[..., 5]}
+
+
+def squares(z: Any) -> Any:
+    """`|z|^2`, elementwise."""
+    return jnp.real(z) ** 2 + jnp.imag(z) ** 2
 
 
 class Case(NamedTuple):
@@ -76,7 +89,7 @@ class Case(NamedTuple):
     def start(self) -> dict[str, Any]:
         return restore(jnp.zeros(SIZE, self.dtype))
 
-    def fn(self, y: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+    def fn(self, y: dict[str, Any], args: dict[str, Any]) -> Any:
         """What the user of the library writes."""
         z, _ = ravel_pytree(y)
         x, _ = ravel_pytree(args["x"])
@@ -85,7 +98,12 @@ class Case(NamedTuple):
             affine = affine + args["C"] @ jnp.conj(z)
         if self.kind == "fixed_point":
             return restore(jnp.tanh(affine))
+        if self.kind == "minimize":
+            linear = jnp.real(x * z)
+            return jnp.sum(squares(z) / 2 + squares(affine) ** 2 / 4 - linear)
         cubic = z**2 * (jnp.conj(z) if self.conjugate else z)
+        if self.kind == "least_squares":
+            return {"near": z + cubic / 4 - affine, "far": jnp.tanh(z)}
         return restore(z + cubic / 4 - affine)
 
     def solve(self, solver: ix.AbstractSolver | None, args: Any, y0: Any = None) -> Any:
@@ -108,8 +126,7 @@ class Case(NamedTuple):
         """`sum(w |z|^2) / 2 + Re sum(c z)`, a real number."""
         z, _ = ravel_pytree(y)
         c, _ = ravel_pytree(self.cotangent)
-        squares = jnp.real(z) ** 2 + jnp.imag(z) ** 2
-        return jnp.sum(self.weights * squares) / 2 + jnp.sum(jnp.real(c * z))
+        return jnp.sum(self.weights * squares(z)) / 2 + jnp.sum(jnp.real(c * z))
 
 
 @functools.cache

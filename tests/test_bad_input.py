@@ -199,3 +199,8 @@ def test_the_accuracy_asked_for(asked):
         1.0,
         gradient_rtol=asked,
     )
+
+
+def test_what_is_no_listener():
+    with pytest.raises(TypeError, match=r"True \(a bar\), False, or a function"):
+        ix.root(difference, jnp.ones(3), 1.0, progress="yes")

@@ -5,101 +5,23 @@ read from it. So a failing entry is named by its test, and nothing is compiled t
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.flatten_util import ravel_pytree
 
+from .derivative_matrix import ENTRIES, ORIGIN, allowed, entries, transformations
 from .oracles import ClosedForm, central, relative_error, unrolled
-from .problems import (
-    DIRECTIONS,
-    KINDS,
-    SOLVERS,
-    VARIANTS,
-    Case,
-    make,
-    quick_jit,
-    restore,
-)
+from .problems import KINDS, SOLVERS, VARIANTS, make, quick_jit
 
-ORIGIN = np.zeros(DIRECTIONS)
-SCAN_WEIGHTS = np.array([1.0, -0.5])
-
-ENTRIES = (
-    "value",
-    "jvp",
-    "vjp",
-    "jacfwd",
-    "jacrev",
-    "forward_over_forward",
-    "forward_over_reverse",
-    "reverse_over_forward",
-    "reverse_over_reverse",
-    "vmap_of_grad",
-    "grad_of_vmap",
-    "grad_in_scan",
-    "grad_of_scan",
-)
 PROGRAMS = [(kind, variant) for kind in KINDS for variant in VARIANTS]
-
-
-def transformations(case: Case, solver: str) -> Callable[[], dict[str, Any]]:
-    """All entries of the matrix as one function without arguments."""
-    solve = lambda args: case.solve(SOLVERS[solver], args)
-    solution = lambda t: solve(case.along(t))
-    loss = lambda t: case.loss(solution(t))
-
-    def row(t: Any) -> Any:
-        """The solution as one real vector: what a real Jacobian is taken of."""
-        z, _ = ravel_pytree(solution(t))
-        return jnp.stack([z.real, z.imag]) if case.dtype.kind == "c" else z
-
-    def weigh(losses: Any) -> Any:
-        return jnp.sum(jnp.asarray(SCAN_WEIGHTS, losses.dtype) * losses)
-
-    def grad_in_scan(points: Any) -> Any:
-        grad = jax.jit(jax.grad(loss))
-        return jax.lax.scan(lambda carry, t: (carry, grad(t)), None, points)[1]
-
-    def scan(points: Any) -> Any:
-        """Continuation: each solve starts at the solution before it."""
-
-        def body(y: Any, t: Any) -> tuple[Any, Any]:
-            y = case.solve(SOLVERS[solver], case.along(t), y)
-            return y, case.loss(y)
-
-        return weigh(jax.lax.scan(body, case.start(), points)[1])
-
-    def program() -> dict[str, Any]:
-        t = jnp.zeros(DIRECTIONS, case.weights.dtype)
-        first = jax.tree.map(lambda leaf: leaf[0], case.directions)
-        value, tangent = jax.jvp(solve, (case.args,), (first,))
-        return {
-            "value": value,
-            "jvp": tangent,
-            "vjp": jax.vjp(solve, case.args)[1](case.cotangent)[0],
-            "jacfwd": jax.jacfwd(row)(t),
-            "jacrev": jax.jacrev(row)(t),
-            "forward_over_forward": jax.jacfwd(jax.jacfwd(loss))(t),
-            "forward_over_reverse": jax.jacfwd(jax.jacrev(loss))(t),
-            "reverse_over_forward": jax.jacrev(jax.jacfwd(loss))(t),
-            "reverse_over_reverse": jax.jacrev(jax.jacrev(loss))(t),
-            "vmap_of_grad": jax.vmap(jax.grad(loss))(case.points),
-            "grad_of_vmap": jax.grad(lambda ts: weigh(jax.vmap(loss)(ts)))(case.points),
-            "grad_in_scan": grad_in_scan(case.points),
-            "grad_of_scan": jax.grad(scan)(case.points),
-        }
-
-    return program
 
 
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
-    program = transformations(make(kind, variant), solver)
+    program = transformations(make(kind, variant), SOLVERS[solver])
     return quick_jit(program)()
 
 
@@ -109,31 +31,14 @@ def expected(kind: str, variant: str) -> dict[str, Any]:
     closed = ClosedForm(case)
     args = closed.arguments(ORIGIN)
     z, dz = closed.solve(args), closed.jacobian(ORIGIN)
-    rows = np.stack([dz.real, dz.imag]) if case.dtype.kind == "c" else dz
-    hessian = closed.hessian(ORIGIN)
     points = np.asarray(case.points, np.float64)
-    gradients = np.stack([closed.gradient(t) for t in points])
-    weighted = SCAN_WEIGHTS[:, None] * gradients
-    return {
-        "value": restore(z),
-        "jvp": restore(dz[:, 0]),
-        "vjp": closed.cotangent(z, args, case.cotangent),
-        "jacfwd": rows,
-        "jacrev": rows,
-        "forward_over_forward": hessian,
-        "forward_over_reverse": hessian,
-        "reverse_over_forward": hessian,
-        "reverse_over_reverse": hessian,
-        "vmap_of_grad": gradients,
-        "grad_of_vmap": weighted,
-        "grad_in_scan": gradients,
-        "grad_of_scan": weighted,
-    }
-
-
-def allowed(variant: str) -> float:
-    """The relative error that default tolerances (`eps**(2/3)`) and rounding permit."""
-    return 1e-4 if variant == "float32" else 1e-8
+    return entries(
+        z,
+        dz,
+        closed.cotangent(z, args, case.cotangent),
+        closed.hessian(ORIGIN),
+        np.stack([closed.gradient(t) for t in points]),
+    )
 
 
 class Matrix:

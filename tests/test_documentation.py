@@ -15,8 +15,10 @@ import pathlib
 import re
 import runpy
 import shlex
+import sys
 import textwrap
 import types
+from unittest import mock
 
 import jax
 import pytest
@@ -25,7 +27,8 @@ import implicax as ix
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-EXAMPLES = sorted(ROOT.glob("examples/*.py"))
+# A leading underscore: what an example imports.
+EXAMPLES = sorted(ROOT.glob("examples/[!_]*.py"))
 SOURCES = sorted(ROOT.glob("src/**/*.py"))
 
 BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
@@ -33,8 +36,10 @@ ROUNDING = re.compile(r"\b(\d\.\d+e-(1[4-9]|[2-9]\d)|0\.0+e\+00)\b")
 
 
 @pytest.fixture(autouse=True)
-def _as_a_reader_has_it():
-    """JAX as it comes, whatever the other tests or the last page have set."""
+def _as_a_reader_has_it(monkeypatch):
+    """JAX as it comes, whatever the other tests or the last page have set; and the
+    root of the repository, where readers run things."""
+    monkeypatch.chdir(ROOT)
     names = ("jax_enable_x64", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion")
     before = [getattr(jax.config, name) for name in names]
     for name, default in zip(names, (False, "standard", "allow"), strict=True):
@@ -61,8 +66,13 @@ def run(code, namespace, name):
 
 
 def run_example(path):
+    """As `python path` runs it: its own arguments, its folder importable."""
     output = io.StringIO()
-    with contextlib.redirect_stdout(output):
+    with (
+        mock.patch.object(sys, "argv", [str(path)]),
+        mock.patch.object(sys, "path", [str(path.parent), *sys.path]),
+        contextlib.redirect_stdout(output),
+    ):
         runpy.run_path(str(path), run_name="__main__")
     return output.getvalue()
 

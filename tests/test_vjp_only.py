@@ -154,3 +154,55 @@ def test_a_start_at_the_solution_is_no_failure():
     answer = ix.custom_root(F)(lambda y0, a: 1.0 - 2e-16)
     assert bool(answer(1.0, 2.0).status == ix.Status.converged)
     assert bool(ix.root(F, 1.0 + 1e-9, 2.0).status == ix.Status.converged)
+
+
+@jax.custom_vjp
+def square(x):
+    return x**2
+
+
+square.defvjp(lambda x: (x**2, x), lambda x, g: (2 * x * g,))
+
+
+class TestOfMinimaAGradientIsEnough:
+    """The gradient of a function with a VJP is ordinary code: it has both modes."""
+
+    CALLS = (
+        (ix.minimize, lambda s, y, a: jnp.sum(s(y - a)) + jnp.sum(y**4)),
+        (ix.least_squares, lambda s, y, a: jnp.concatenate([s(y) - a, y - 1])),
+    )
+    START = jnp.ones(3)
+    ARGS = jnp.asarray([0.5, 2.0, 3.0])
+
+    @pytest.mark.parametrize(("call", "fn"), CALLS)
+    def test_both_modes(self, call, fn):
+        def derivatives(square):
+            def solve(a):
+                found = call(
+                    lambda y, a: fn(square, y, a),
+                    self.START,
+                    a,
+                    solver=ix.TrustRegion(),
+                )
+                return found.value, found.objective
+
+            return quick_jit(lambda a: (jax.jacfwd(solve)(a), jax.jacrev(solve)(a)))(
+                self.ARGS
+            )
+
+        came, wanted = derivatives(square), derivatives(lambda x: x**2)
+        assert relative_error(came, wanted) <= 1e-12
+
+    def test_the_default_for_fits_goes_without_the_jacobian(self):
+        _, fn = self.CALLS[1]
+        fit = ix.least_squares(lambda y, a: fn(square, y, a), self.START, self.ARGS)
+        assert bool(fit.status == ix.Status.converged)
+
+    def test_levenberg_marquardt_says_what_it_lacks(self):
+        with pytest.raises(TypeError, match=r"Use ix.TrustRegion for a fit"):
+            ix.least_squares(
+                lambda y, a: square(y) - a,
+                self.START,
+                self.ARGS,
+                solver=ix.LevenbergMarquardt(),
+            )

@@ -88,8 +88,8 @@ def _report(c: Certificate) -> str:
             f"relative residual {adjoint:.1e}",
             adjoint <= eps**0.5,
             "the adjoint system was not solved: scale the equations, or use float64; "
-            "where dF/dy is singular, the loss depends on what it leaves free; with the "
-            "Gauss-Newton matrix, use the exact Hessian",
+            "where dF/dy is singular, the loss depends on what it leaves free; of the "
+            "Gauss-Newton matrix this is the bias",
         ),
         (
             "gradient",

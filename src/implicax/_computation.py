@@ -32,8 +32,9 @@ class Computation:
     def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any):
         self._jaxpr = jaxpr
         self._out_tree = out_tree
-        self._key = (type(self), _structure(jaxpr), out_tree)
-        self._hash = hash(self._key)
+        #: Equal for what computes the same.
+        self.key: Hashable = (type(self), _structure(jaxpr), out_tree)
+        self._hash = hash(self.key)
 
     def output(self, v: Vector, inputs: PyTree[Array]) -> Any:
         """What `fn` returns."""
@@ -46,7 +47,7 @@ class Computation:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Computation) and self._key == other._key
+        return isinstance(other, Computation) and self.key == other.key
 
 
 def trace(

@@ -31,8 +31,10 @@ class Conditions(Computation):
 
     def __init__(self, jaxpr: Any, out_tree: Any):
         super().__init__(jaxpr, out_tree)
-        #: Whether `F` has a reverse mode only.
-        self.reverse_only = reverse_only(jaxpr)
+        #: Whether what is traced has a reverse mode only, ...
+        self.traced_reverse_only = reverse_only(jaxpr)
+        #: ... and whether `F` has.
+        self.reverse_only = self.traced_reverse_only
 
     def __call__(self, v: Vector, inputs: PyTree[Array]) -> tuple[Vector, list[Array]]:
         return self.output(v, inputs)

@@ -89,10 +89,14 @@ def attach_objective(
         y, inputs, arrays = primals
         value = minimum(y, inputs, arrays)
         at = attach(conditions, eqx.combine(arrays, others), y, inputs)
-        _, slope = jax.jvp(
-            lambda i: conditions.objective(at, i), (inputs,), (tangents[1],)
-        )
-        return value, slope
+
+        def along(inputs: PyTree[Array]) -> Float[Array, ""]:
+            return conditions.objective(at, inputs)
+
+        if conditions.traced_reverse_only:
+            _, pullback = jax.vjp(along, inputs)
+            return value, _paired(pullback(jnp.ones_like(value))[0], tangents[1])
+        return value, jax.jvp(along, (inputs,), (tangents[1],))[1]
 
     return minimum(y, inputs, arrays)
 
@@ -128,6 +132,15 @@ def _attach_reverse(
 
     solution_of_a_function_that_has_a_vjp_only.defvjp(forward, backward)
     return solution_of_a_function_that_has_a_vjp_only(y, inputs, arrays)
+
+
+def _paired(gradient: PyTree[Array], tangents: PyTree[Array]) -> Array:
+    """The derivative along `tangents` of a real function with that gradient."""
+    pairs = zip(jax.tree.leaves(gradient), jax.tree.leaves(tangents), strict=True)
+    return sum(
+        (jnp.sum((g * t).real) for g, t in pairs if g.dtype != jax.dtypes.float0),
+        start=jnp.zeros(()),
+    )
 
 
 def _negated(cotangent: Any) -> Any:

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _tree
 from ._checks import match
 from ._conditions import (
     Conditions,
@@ -115,7 +116,14 @@ class Minimum(AbstractProblem):
                 "vector of errors whose squares are to be summed, use "
                 "ix.least_squares.)"
             )
-        return output
+        dtypes = {leaf.dtype for leaf in view.to_real(y)}
+        if output.dtype not in dtypes and not output.weak_type:
+            raise TypeError(
+                f"fn must return the objective in the precision of y0, and it returned "
+                f"{output.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "
+                "and args in one precision."
+            )
+        return output.astype(_tree.working_dtype(view.to_real(y)))
 
 
 class LeastSquares(AbstractProblem):
@@ -158,8 +166,9 @@ class LeastSquares(AbstractProblem):
                 "which holds no numbers."
             )
         dtypes = {leaf.dtype for leaf in view.to_real(y)}
-        for leaf in View.of(errors).to_real(errors):
-            if leaf.dtype not in dtypes and not leaf.weak_type:
+        for leaf in leaves:
+            loose = leaf.weak_type and jnp.issubdtype(leaf.dtype, jnp.inexact)
+            if leaf.real.dtype not in dtypes and not loose:
                 raise TypeError(
                     f"fn must return errors of the precision of y0, and it returned "
                     f"{leaf.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "

@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from . import _tree
 from ._conditions import Conditions
 from ._iterate import Outcome, iterate, judge
+from ._progress import Listener, counter, tell, watch
 from ._solution import Stats, Status
 from ._system import System
 from ._tree import Vector
@@ -28,14 +29,15 @@ def run(
     inputs: PyTree[Array],
     max_steps: int,
     unrolls: bool,
+    listen: Listener | None = None,
 ) -> Outcome:
     """What `solver`, of whatever kind, makes of the conditions."""
     if isinstance(solver, Fallback):
-        return _run_in_turns(conditions, solver, v0, inputs, max_steps)
+        return _run_in_turns(conditions, solver, v0, inputs, max_steps, listen)
     other = engine(solver)
     if other is not None:
-        return _run_engine(conditions, other, v0, inputs, max_steps)
-    return _run(conditions, solver, v0, inputs, max_steps, unrolls)
+        return _run_engine(conditions, other, v0, inputs, max_steps, listen)
+    return _run(conditions, solver, v0, inputs, max_steps, unrolls, listen)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -46,9 +48,10 @@ def _run(
     inputs: PyTree[Array],
     max_steps: int,
     unrolls: bool,
+    listen: Listener | None,
 ) -> Outcome:
     system = System.of(conditions, inputs, differentiable=unrolls)
-    return iterate(solver, system, v0, max_steps, differentiable=unrolls)
+    return iterate(solver, system, v0, max_steps, differentiable=unrolls, listen=listen)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -58,9 +61,16 @@ def _run_engine(
     v0: Vector,
     inputs: PyTree[Array],
     max_steps: int,
+    listen: Listener | None,
 ) -> Outcome:
-    v, steps, broke = solver.solve(conditions, v0, inputs, max_steps)
-    return judge(System.of(conditions, inputs), v0, v, steps, broke)
+    watched = conditions if listen is None else watch(conditions, max_steps, listen)
+    v, steps, broke = solver.solve(watched, v0, inputs, max_steps)
+    outcome = judge(System.of(conditions, inputs), v0, v, steps, broke)
+    if listen is not None:
+        norm = outcome.stats.residual_norm
+        zero = jnp.zeros((), jnp.int32)
+        tell(counter(listen), zero, max_steps, norm, None, done=True)
+    return outcome
 
 
 def _run_in_turns(
@@ -69,6 +79,7 @@ def _run_in_turns(
     v0: Vector,
     inputs: PyTree[Array],
     max_steps: int,
+    listen: Listener | None,
 ) -> Outcome:
     """One solver after the other, each from `v0`, until one converges.
 
@@ -77,7 +88,7 @@ def _run_in_turns(
     """
 
     def attempt(other: Any) -> Outcome:
-        outcome = run(conditions, other, v0, inputs, max_steps, False)
+        outcome = run(conditions, other, v0, inputs, max_steps, False, listen)
         stats = outcome.stats
         stats = Stats(stats.steps, stats.evaluations, stats.residual_norm, None)
         return Outcome(outcome.y, outcome.status, stats, outcome.inverse)
@@ -118,6 +129,16 @@ def _better(first: Outcome, second: Outcome) -> Outcome:
     return Outcome(y, status, stats, second.inverse)
 
 
+def says(solver: Any, outcome: Outcome) -> str:
+    """What an engine that failed, outside `jit`, said of its answer."""
+    if isinstance(solver, Fallback):
+        return "; ".join(filter(None, (says(each, outcome) for each in solver.solvers)))
+    other, failed = engine(solver), outcome.status != Status.converged
+    if other is None or _tree.traced(failed) or not bool(failed):
+        return ""
+    return other.says(outcome.y)
+
+
 def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
     """An error unless these solve; with `own`, unless the solver is one of ours."""
     if own and not isinstance(solver, AbstractSolver):
@@ -129,8 +150,8 @@ def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
     if not ours and engine(solver) is None:
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
-            "the class), ix.SciPy(method) or an optimistix solver, and it is "
-            f"{solver!r}."
+            "the class), ix.SciPy(method) or an optimistix solver (an optax "
+            f"transformation goes into ix.Optax), and it is {solver!r}."
         )
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
     if not integral or not 1 <= int(max_steps) <= MAX_STEPS:

@@ -25,6 +25,7 @@ class Status(eqx.Enumeration):
     singular = "The Jacobian dF/dy is singular to working precision."
     not_solved = "The value that the solver returned does not solve the equation."
     failed = "The solver gave no answer."
+    no_sign_change = "The function has the same sign at both ends of the bracket."
 
 
 #: What a person can try, by status.
@@ -44,6 +45,9 @@ ADVICE = {
     "singular at the solution, the implicit function theorem gives no derivative",
     "not_solved": "tighten the solver's own tolerance, and check that it solves the "
     "equation that the decorator was given",
+    "no_sign_change": "give lower and upper at which fn has opposite signs, or "
+    "neither: a bracket is then sought from y0; a double root has no sign change (use "
+    "ix.Newton)",
     "failed": "call the solver by itself at this y0 and args, to look closer",
 }
 

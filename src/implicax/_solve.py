@@ -4,15 +4,18 @@ solvers and derivatives."""
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jaxtyping import PyTree
 
+from . import _tree
 from ._close import close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import FixedPointConditions, NormalEquations, Stationarity
 from ._derivative import AbstractDerivative, Implicit
 from ._losses import AbstractLoss
 from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
-from ._run import check_solver, run
+from ._progress import Listener, listener
+from ._run import check_solver, run, says
 from ._solution import Solution
 from .solvers import (
     AbstractSolver,
@@ -35,6 +38,7 @@ def fixed_point(
     max_steps: int = 256,
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
+    progress: bool | Listener = False,
 ) -> Solution:
     """Solve `y = fn(y, args)` and make the solution differentiable.
 
@@ -56,6 +60,9 @@ def fixed_point(
     - `on_failure`: `"raise"`: outside `jit` a [`implicax.ConvergenceError`][], under
       `jit` and `vmap` NaN in value and derivative of the failed lanes only.
       `"ignore"`: the best effort, and `solution.status` tells.
+    - `progress`: `True` shows a bar (needs tqdm), a function is called with an
+      [`implicax.Progress`][] after each step (of a solver of another library: after
+      each evaluation). Off, it costs nothing.
 
     **Returns:** a [`implicax.Solution`][].
 
@@ -76,7 +83,9 @@ def fixed_point(
     ```
     """
     problem = FixedPoint(fn, has_aux)
-    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+    return _solve(
+        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    )
 
 
 def root(
@@ -89,6 +98,7 @@ def root(
     max_steps: int = 256,
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
+    progress: bool | Listener = False,
 ) -> Solution:
     """Solve `fn(y, args) = 0` and make the solution differentiable.
 
@@ -120,7 +130,9 @@ def root(
     ```
     """
     problem = Root(fn, has_aux)
-    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+    return _solve(
+        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    )
 
 
 def minimize(
@@ -133,6 +145,7 @@ def minimize(
     max_steps: int = 256,
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
+    progress: bool | Listener = False,
 ) -> Solution:
     """Minimise `fn(y, args)` over `y` and make the minimum differentiable.
 
@@ -169,7 +182,9 @@ def minimize(
     ```
     """
     problem = Minimum(fn, has_aux)
-    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+    return _solve(
+        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    )
 
 
 def least_squares(
@@ -183,6 +198,7 @@ def least_squares(
     max_steps: int = 256,
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
+    progress: bool | Listener = False,
 ) -> Solution:
     """Minimise `1/2 sum |fn(y, args)|^2` over `y`; the fit is differentiable.
 
@@ -223,7 +239,9 @@ def least_squares(
     ```
     """
     problem = LeastSquares(fn, has_aux, loss)
-    return _solve(problem, y0, args, solver, derivative, max_steps, on_failure)
+    return _solve(
+        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    )
 
 
 def _solve(
@@ -234,12 +252,15 @@ def _solve(
     derivative: AbstractDerivative | None,
     max_steps: int,
     on_failure: OnFailure,
+    progress: bool | Listener,
 ) -> Solution:
-    solver = default_solver(problem) if solver is None else solver
+    listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative
-    check_solver(solver, max_steps)
     check_call(derivative, on_failure)
+    check_solver(default_solver(problem) if solver is None else solver, max_steps)
     closed = close(problem, y0, args)
+    if solver is None:
+        solver = default_solver(problem, closed.conditions.traced_reverse_only)
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
     v0, solver, frozen = stop_gradient((closed.v0, solver, closed.inputs))
@@ -255,10 +276,19 @@ def _solve(
         )
     inputs = closed.inputs if derivative.unrolls else frozen
     outcome = run(
-        closed.conditions, solver, v0, inputs, int(max_steps), derivative.unrolls
+        closed.conditions,
+        solver,
+        v0,
+        inputs,
+        int(max_steps),
+        derivative.unrolls,
+        listen,
     )
+    if listen is not None and not _tree.traced(outcome.stats.steps):
+        jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    return conclude(problem, closed, own, derivative, outcome, on_failure, name)
+    said = says(solver, outcome)
+    return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
 
 
 def _name(solver: Any) -> str:
@@ -267,13 +297,14 @@ def _name(solver: Any) -> str:
     return type(solver).__name__
 
 
-def default_solver(problem: AbstractProblem) -> Any:
-    """What `solver=None` means."""
+def default_solver(problem: AbstractProblem, reverse_only: bool = False) -> Any:
+    """What `solver=None` means; `reverse_only` if `fn` has a VJP but no JVP."""
     conditions = problem.conditions
     if issubclass(conditions, NormalEquations):
-        return Fallback(LevenbergMarquardt(), TrustRegion())
+        exact = TrustRegion()
+        return exact if reverse_only else Fallback(LevenbergMarquardt(), exact)
     if issubclass(conditions, Stationarity):
         return TrustRegion()
     if issubclass(conditions, FixedPointConditions):
         return Anderson()
-    return Fallback(Newton(), LevenbergMarquardt())
+    return Newton() if reverse_only else Fallback(Newton(), LevenbergMarquardt())

@@ -83,6 +83,8 @@ class System(eqx.Module):
     """What `residual` is the gradient of, if it is one."""
     errors: Callable[[Vector], tuple[Vector, AbstractLoss]] | None = None
     """What the objective sums up, by which loss, if it is a sum."""
+    errors_reverse_only: bool = eqx.field(static=True, default=False)
+    """Whether the errors have a VJP but no JVP."""
 
     @classmethod
     def of(
@@ -104,6 +106,7 @@ class System(eqx.Module):
             conditions.reverse_only,
             at(getattr(conditions, "objective", None)),
             at(getattr(conditions, "errors", None)),
+            conditions.traced_reverse_only,
         )
 
     def evaluate(self, y: Vector) -> Point:

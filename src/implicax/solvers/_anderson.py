@@ -17,13 +17,54 @@ from ._ring import check_history, combine, empty_ring, project, store
 RESTART_GROWTH = 10.0
 
 
-class _History(eqx.Module):
+class History(eqx.Module):
     """The last differences of iterates and residuals, in a ring of `m` slots."""
 
     steps: Vector
     changes: Vector
     slot: Array
     best: Float[Array, ""]
+    """The lowest residual norm since the last restart."""
+
+    @classmethod
+    def empty(cls, m: int, like: Vector, norm: Array) -> "History":
+        ring = empty_ring(m, like)
+        return cls(ring, ring, jnp.zeros((), jnp.int32), norm)
+
+    def accelerate(
+        self, y: Vector, residual: Vector, mixing: Array, ridge: Array | None
+    ) -> Vector:
+        """`y - mixing r - (S - mixing Q) g`, where `g` minimises `|r - Q g|`."""
+        dtype = self.best.dtype
+        # The normal equations, on columns of unit length. An empty slot has length
+        # zero; its equation becomes g_i = 0.
+        gram = jax.vmap(lambda slot: project(self.changes, slot))(self.changes)
+        squares = jnp.diagonal(gram)
+        used = squares > 0
+        inverse_length = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, squares, 1)), 0)
+        gram = gram * inverse_length[:, None] * inverse_length[None, :]
+        eps = jnp.finfo(dtype).eps
+        small = 10 * eps if ridge is None else ridge.astype(dtype)
+        gram = gram + jnp.diag(jnp.where(used, small, 1).astype(dtype))
+        right = project(self.changes, residual) * inverse_length
+        weights = jnp.linalg.solve(gram, right) * inverse_length
+
+        remainder = _tree.subtract(residual, combine(weights, self.changes))
+        y = _tree.subtract(y, combine(weights, self.steps))
+        return _tree.subtract(y, _tree.scale(mixing.astype(dtype), remainder))
+
+    def extended(self, step: Vector, change: Vector, norm: Array) -> "History":
+        """With one more difference; or forgotten, where the residual has grown."""
+        m = jax.tree.leaves(self.steps)[0].shape[0]
+        slot = self.slot % m
+        kept = History(
+            store(self.steps, slot, step),
+            store(self.changes, slot, change),
+            slot + 1,
+            jnp.minimum(self.best, norm),
+        )
+        grown = norm > RESTART_GROWTH * self.best
+        return _tree.where(grown, History.empty(m, step, norm), kept)
 
 
 class Anderson(AbstractSolver):
@@ -60,42 +101,13 @@ class Anderson(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         state = State.start(system, y)
-        empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
-        memory = _History(empty, empty, slot, state.point.norm)
+        memory = History.empty(self.history, y, state.point.norm)
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
         point, memory = state.point, state.memory
-        dtype = point.norm.dtype
-
-        # The normal equations of min |F - Q g|, on columns of unit length. An empty
-        # slot has length zero; its equation becomes g_i = 0.
-        gram = jax.vmap(lambda slot: project(memory.changes, slot))(memory.changes)
-        squares = jnp.diagonal(gram)
-        used = squares > 0
-        inverse_length = jnp.where(used, 1 / jnp.sqrt(jnp.where(used, squares, 1)), 0)
-        gram = gram * inverse_length[:, None] * inverse_length[None, :]
-        eps = jnp.finfo(dtype).eps
-        ridge = 10 * eps if self.ridge is None else self.ridge.astype(dtype)
-        gram = gram + jnp.diag(jnp.where(used, ridge, 1).astype(dtype))
-        right = project(memory.changes, point.residual) * inverse_length
-        weights = jnp.linalg.solve(gram, right) * inverse_length
-
-        mixing = self.mixing.astype(dtype)
-        remainder = _tree.subtract(point.residual, combine(weights, memory.changes))
-        y = _tree.subtract(point.y, combine(weights, memory.steps))
-        y = _tree.subtract(y, _tree.scale(mixing, remainder))
-
+        y = memory.accelerate(point.y, point.residual, self.mixing, self.ridge)
         new = state.move(system, y)
-        grown = new.point.norm > RESTART_GROWTH * memory.best
-        slot = memory.slot % self.history
-        steps = store(memory.steps, slot, _tree.subtract(y, point.y))
-        changes = store(
-            memory.changes, slot, _tree.subtract(new.point.residual, point.residual)
-        )
-        best = jnp.minimum(memory.best, new.point.norm)
-        kept = _History(steps, changes, slot + 1, best)
-        empty = empty_ring(self.history, y)
-        forgotten = _History(empty, empty, jnp.zeros_like(slot), new.point.norm)
-        memory = _tree.where(grown, forgotten, kept)
+        change = _tree.subtract(new.point.residual, point.residual)
+        memory = memory.extended(_tree.subtract(y, point.y), change, new.point.norm)
         return dataclasses.replace(new, memory=memory)

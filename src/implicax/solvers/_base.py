@@ -106,6 +106,10 @@ class AbstractSolver(eqx.Module):
 
     #: The default tolerances are `eps` to this power.
     precision: ClassVar[float] = 2 / 3
+    #: Steps without a new lowest residual (or objective) after which a solve has
+    #: stagnated. Accelerated methods pause for a while before they break through;
+    #: limit cycles never do.
+    patience: ClassVar[float] = 50
 
     rtol: eqx.AbstractVar[Float[Array, ""] | None]
     atol: eqx.AbstractVar[Float[Array, ""] | None]

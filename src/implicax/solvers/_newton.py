@@ -59,7 +59,7 @@ class Newton(AbstractSolver):
         return auto and _tree.size(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
-        elimination = _no_elimination(y) if self._dense(y) else None
+        elimination = no_elimination(y) if self._dense(y) else None
         leaps = jnp.zeros((), _tree.working_dtype(y))
         return State.start(system, y, _Memory(elimination, leaps))
 
@@ -151,7 +151,7 @@ class Chord(AbstractSolver):
         return state.memory
 
 
-def _no_elimination(y: Vector) -> Elimination:
+def no_elimination(y: Vector) -> Elimination:
     """A placeholder of the right shape. As an approximate inverse it is infinite, so
     whoever reuses it finds out at once and factorises afresh."""
     n, dtype = _tree.size(y), _tree.working_dtype(y)

@@ -42,6 +42,10 @@ class AbstractModel(eqx.Module):
         """The step of at most that length."""
 
     @abc.abstractmethod
+    def convex(self) -> Bool[Array, ""]:
+        """Whether no curvature is negative, as far as is known."""
+
+    @abc.abstractmethod
     def slope(self, g: Vector) -> Float[Array, ""]:
         """`|D^-1 g|`."""
 
@@ -117,6 +121,9 @@ class Spectral(AbstractModel):
         p = unravel(self.vectors @ q / self.scale)
         return Step(p, jnp.linalg.norm(q), reduction, interior)
 
+    def convex(self) -> Bool[Array, ""]:
+        return jnp.all(self.values >= 0)
+
     def slope(self, g: Vector) -> Float[Array, ""]:
         return jnp.linalg.norm(_tree.ravel(g)[0] / self.scale)
 
@@ -140,7 +147,7 @@ class MatrixFree(AbstractModel):
     """`B` by products alone, `D = I`: conjugate gradients until they leave the region
     or meet negative curvature (Steihaug 1983; Toint 1981)."""
 
-    product: Product = eqx.field(static=True)
+    product: Product
     g: Vector
     tolerance: Float[Array, ""]
     """The relative residual at which the iteration stops."""
@@ -179,6 +186,9 @@ class MatrixFree(AbstractModel):
         # With the residual `r = B p + g`, the quadratic is `(g + r).p / 2`.
         reduction = -(_tree.dot(p, g) + _tree.dot(p, r)) / 2
         return Step(p, _tree.norm(p), reduction, ~stop)
+
+    def convex(self) -> Bool[Array, ""]:
+        return jnp.ones((), bool)
 
     def slope(self, g: Vector) -> Float[Array, ""]:
         return _tree.norm(g)

@@ -44,6 +44,9 @@ class _Memory(eqx.Module):
     first_slope: Float[Array, ""]
     slope: Float[Array, ""]
     """`|D^-1 g|`, at the start and now."""
+    flat: Bool[Array, ""]
+    """Whether the gradient was gone, and no curvature negative, before the last
+    step."""
     at_floor: Bool[Array, ""]
     """Whether what is left to gain is below the rounding errors of the objective."""
     inverse: Spectral | None
@@ -61,6 +64,10 @@ class _Trial(eqx.Module):
 class AbstractTrustRegion(AbstractSolver):
     """The algorithm that both methods share (Conn, Gould & Toint 2000, alg. 6.1.1)."""
 
+    #: Whether the model knows negative curvature: then a point without a gradient is
+    #: left where it is a saddle, and believed only after a step that found none.
+    curved: ClassVar[bool] = False
+
     @abc.abstractmethod
     def _objective(self, system: System, y: Vector) -> Float[Array, ""]:
         """What is minimised."""
@@ -73,6 +80,12 @@ class AbstractTrustRegion(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         self.check(system)
+        if system.differentiable:
+            raise TypeError(
+                f"{type(self).__name__} searches for the length of each step, and that "
+                "search has no derivative. Use derivative=ix.Implicit(), or another "
+                "solver, ix.Newton() for example."
+            )
         n, dtype = _tree.size(y), _tree.working_dtype(y)
         inf, no = jnp.full((), jnp.inf, dtype), jnp.full((), -1, dtype)
         scale = inverse = None
@@ -81,7 +94,8 @@ class AbstractTrustRegion(AbstractSolver):
             k = min(n, self._rank(system, y))
             empty = jnp.zeros((k,), dtype), jnp.zeros((n, k), dtype)
             inverse = Spectral(*empty, empty[0], jnp.ones((n,), dtype), y)
-        memory = _Memory(no, scale, inf, no, inf, jnp.zeros((), bool), inverse)
+        false = jnp.zeros((), bool)
+        memory = _Memory(no, scale, inf, no, inf, false, false, inverse)
         return State.start(system, y, memory)
 
     def check(self, system: System) -> None:
@@ -105,14 +119,17 @@ class AbstractTrustRegion(AbstractSolver):
         model, scale = self._model(system, state, memory.scale, forcing)
         size, slope = model.size(point.y), self._slope(model, point)
         first_slope = jnp.where(fresh, slope, memory.first_slope)
+        flat = self._flat(point, slope, first_slope) & model.convex()
         start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(memory.radius < 0, start, memory.radius)
 
         objective = self._objective(system, point.y)
         # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
         eps, energy = _tree.coarsest_eps(point.y), model.energy(point.y)
-        noise = eps * (jnp.abs(objective) + jnp.sqrt(jnp.abs(objective) * energy))
-        noise = 10 * (noise + eps**2 * energy)
+        # (An overflow is no such error.)
+        root = jnp.sqrt(jnp.abs(objective))
+        noise = 10 * (eps * root * (root + jnp.sqrt(energy)) + eps**2 * energy)
+        noise = jnp.where(jnp.isfinite(noise), noise, 0)
 
         def attempt(radius: Array, count: Array) -> _Trial:
             step = model.step(radius)
@@ -163,7 +180,9 @@ class AbstractTrustRegion(AbstractSolver):
         new = _tree.where(better, new, point)
         slope = jnp.where(better, new_slope, slope)
         inverse = model if isinstance(model, Spectral) else None
-        memory = _Memory(radius, scale, error, first_slope, slope, at_floor, inverse)
+        memory = _Memory(
+            radius, scale, error, first_slope, slope, flat, at_floor, inverse
+        )
         stuck = ~trial.accepted | at_floor
         return state.moved(new, memory, trial.count, stuck)
 
@@ -173,9 +192,18 @@ class AbstractTrustRegion(AbstractSolver):
         memory, dtype = state.memory, state.point.norm.dtype
         eps = _tree.coarsest_eps(state.point.y)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
-        atol = 0 if self.atol is None else self.atol.astype(dtype)
-        flat = memory.slope <= eps * memory.first_slope
-        return (memory.error <= rtol) | flat | (state.point.norm <= atol)
+        flat = self._flat(state.point, memory.slope, memory.first_slope)
+        if self.curved:
+            flat = flat & memory.flat
+        there = (memory.error <= rtol) | flat
+        if self.atol is not None:
+            there = there | (state.point.norm <= self.atol.astype(dtype))
+        return there
+
+    def _flat(self, point: Point, slope: Array, first_slope: Array) -> Bool[Array, ""]:
+        """Whether the gradient is gone."""
+        gone = slope <= _tree.coarsest_eps(point.y) * first_slope
+        return gone | (point.norm == 0)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         # A least residual is no root, however well it is known.
@@ -184,7 +212,11 @@ class AbstractTrustRegion(AbstractSolver):
         return state.memory.at_floor
 
     def why_stuck(self, state: State) -> Status:
-        return Status.stagnated
+        objective = state.point.objective
+        if objective is None:
+            return Status.stagnated
+        known = jnp.isfinite(objective)
+        return Status.where(known, Status.stagnated, Status.non_finite)
 
 
 class TrustRegion(AbstractTrustRegion):
@@ -212,6 +244,8 @@ class TrustRegion(AbstractTrustRegion):
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
+
+    curved: ClassVar[bool] = True
 
     def check(self, system: System) -> None:
         if system.objective is None:
@@ -268,11 +302,11 @@ class LevenbergMarquardt(AbstractTrustRegion):
                 "ix.LevenbergMarquardt needs the errors whose squares are summed, and "
                 "this objective is a scalar. Use ix.TrustRegion, or ix.least_squares."
             )
-        if system.reverse_only:
+        if system.errors_reverse_only:
             raise TypeError(
                 "fn has a VJP only (a jax.custom_vjp), and ix.LevenbergMarquardt needs "
-                "Jacobian-vector products. Use ix.Broyden or ix.Optax, or give fn a "
-                "jax.custom_jvp."
+                "Jacobian-vector products. Use ix.TrustRegion for a fit, ix.Broyden "
+                "for a root, or give fn a jax.custom_jvp."
             )
 
     def _errors(self, system, y):

@@ -1,0 +1,98 @@
+"""What comes back from a continuation: the points of a branch, as data."""
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from . import _tree
+
+
+class BranchStatus(eqx.Enumeration):
+    """How a continuation ended: an array-valued enumeration, as
+    [`implicax.Status`][] is."""
+
+    reached_stop = "The branch was followed to the stop."
+    turned_back = "The branch turned round and left the range at the other end."
+    max_points_reached = (
+        "All of max_points were spent before the branch came to an end."
+    )
+    lost = (
+        "No further point was found, however short the step: the branch folds (if "
+        "method='natural'), branches, ends, or its function is not smooth there."
+    )
+    no_start = "No regular solution was found at the start."
+
+
+def _describe(status: BranchStatus) -> str:
+    names = ("reached_stop", "turned_back", "max_points_reached", "lost", "no_start")
+    counts = {
+        name.replace("_", " "): int(np.sum(status == getattr(BranchStatus, name)))
+        for name in names
+    }
+    batch = np.shape(status == BranchStatus.lost)
+    return ", ".join(
+        name if batch == () else f"{count} {name}"
+        for name, count in counts.items()
+        if count
+    )
+
+
+class Branch(eqx.Module):
+    """The solutions along a branch, in order: a pytree of arrays of fixed length.
+
+    Of `max_points` rows the first `count` are used, and the others NaN.
+    """
+
+    parameter: Float[Array, " max_points"]
+    """The parameter of each point."""
+    value: PyTree[Array]
+    """The unknown at each point, on a new leading axis."""
+    count: Int[Array, ""]
+    """How many points there are."""
+    folds: Bool[Array, " max_points"]
+    """Whether the parameter turned round between the point before and this one."""
+    fold_parameter: Float[Array, " max_points"]
+    """Where `folds`, the extreme value of the parameter: interpolated, to about the
+    fourth power of the distance of the points. [`implicax.fold`][] has all digits, and
+    a derivative; the derivative of this one is NaN."""
+    status: BranchStatus
+    """How the continuation ended."""
+
+    def __repr__(self) -> str:
+        if _tree.traced(self.count):
+            return "Branch(<inside a JAX transformation>)"
+        text = f"Branch: {_describe(self.status)}\n"
+        if np.ndim(self.count):
+            return text + f"  points     {np.asarray(self.count)}"
+        used = int(self.count)
+        parameter = np.asarray(self.parameter)
+        text += f"  points     {used} of at most {parameter.size}"
+        if used:
+            text += f"\n  parameter  {parameter[0]:.6g} ... {parameter[used - 1]:.6g}"
+        folds = np.asarray(self.fold_parameter)[np.asarray(self.folds)]
+        if folds.size:
+            places = ", ".join(f"{fold:.6g}" for fold in folds)
+            text += f"\n  folds      at about {places}"
+        return text
+
+
+class BranchError(RuntimeError):
+    """A branch has no start, or was lost, outside `jax.jit`.
+
+    Nothing is lost with it: `error.branch` has the points that were found.
+    """
+
+    def __init__(self, branch: Branch):
+        self.branch = branch
+        advice = (
+            "start closer to a solution, or at another parameter: where dF/dy is "
+            "singular there is no direction to start in"
+            if bool(branch.status == BranchStatus.no_start)
+            else "method='arclength' passes folds; a shorter step passes sharp bends; "
+            "ix.fold locates the fold near branch.value[branch.count - 1]"
+        )
+        super().__init__(
+            f"{BranchStatus[branch.status]}\n{branch!r}\n  What to try: {advice}.\n"
+            '  The points found are in `error.branch`; on_failure="ignore" returns '
+            "them instead of raising."
+        )

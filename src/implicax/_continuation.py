@@ -1,0 +1,277 @@
+"""Continuation: the solutions of `fn(y, parameter, args) = 0` along a parameter."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PyTree
+
+from . import _tree
+from ._branch import Branch, BranchError, BranchStatus
+from ._checks import check_unknown, positive
+from ._close import Closed, close
+from ._conclude import OnFailure, stop_gradient
+from ._conditions import Conditions
+from ._custom import implicit
+from ._follow import Trace, follow, turning_points
+from ._lu import DENSE_LIMIT
+from ._problem import Root
+from ._solution import Status
+from ._solve import root
+from ._tree import Vector
+from .solvers import Newton
+
+Equation = Callable[[Any, Any, Any], Any]
+Method = Literal["arclength", "natural"]
+
+
+def continuation(
+    fn: Equation,
+    y0: PyTree,
+    start: Any,
+    stop: Any,
+    args: PyTree = None,
+    *,
+    method: Method = "arclength",
+    step: Any = 0.05,
+    max_points: int = 200,
+    back_to: Any = None,
+    solver: Any = None,
+    on_failure: OnFailure = "raise",
+) -> Branch:
+    """Follow the solutions of `fn(y, parameter, args) = 0` from `start` to `stop`.
+
+    The solution at `start` is corrected first. From there the branch is followed along
+    its tangent, with steps as long as its bends allow. It ends where the parameter is
+    `stop`, exactly, or where it has turned back to `start`, or after `max_points`. Each
+    point is differentiable in `args`, at its own parameter (and the last one in `stop`,
+    where that was reached), by the implicit function theorem.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, parameter, args)`, returns the residual: structure, shapes and
+      dtypes of `y`.
+    - `y0`: a guess of the solution at `start`.
+    - `start`, `stop`: the range of the parameter, one below or above the other.
+    - `args`: any pytree; its arrays are differentiated.
+    - `method`: `"arclength"` goes round folds, where the branch turns and `dF/dy` is
+      singular (pseudo-arclength; Keller 1977). `"natural"` only ever steps ahead in the
+      parameter: it ends before a fold, with the status `lost`.
+    - `step`: the longest step, as a fraction of the range (and of the size of `y`).
+    - `max_points`: how many points there is room for.
+    - `back_to`: how far a branch that turns is followed back; `None` means to `start`.
+    - `solver`: what corrects `y0`, as in [`implicax.root`][]; `None` means
+      [`implicax.Newton`][].
+    - `on_failure`: `"raise"`: outside `jit` a [`implicax.BranchError`][] where there is
+      no solution at `start`, or where the branch is lost. Under `jit`, or with
+      `"ignore"`, `branch.status` tells, and what was not found is NaN.
+
+    **Returns:** a [`implicax.Branch`][].
+
+    **Raises:** `BranchError`, and `TypeError` or `ValueError` for bad input. Up to 4096
+    real unknowns.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    def cusp(y, p, a):
+        return y**3 - a * y - p
+
+    print(ix.continuation(cusp, -1.5, -1.0, 1.0, 1.0))
+    ```
+    ```text
+    Branch: reached stop
+      points     53 of at most 200
+      parameter  -1 ... 1
+      folds      at about 0.384894, -0.384888
+    ```
+    """
+    _check(method, max_points, on_failure)
+    y0 = check_unknown(y0, "y0")
+    dtype = jnp.finfo(_tree.working_dtype(jax.tree.map(jnp.real, y0))).dtype
+    back_to = start if back_to is None else back_to
+    _check_range(start=start, stop=stop, back_to=back_to)
+    start, stop, back_to = (
+        jnp.asarray(x).astype(dtype) for x in (start, stop, back_to)
+    )
+    step = positive("step", ": a fraction of the way from start to stop")(step)
+
+    problem = Root(lambda y, both: fn(y, *both))
+    # Points are constants; what makes them differentiable is attached to them below.
+    fixed = stop_gradient((y0, start, args))
+    solver = Newton() if solver is None else solver
+    first = root(problem.fn, fixed[0], fixed[1:], solver=solver, on_failure="ignore")
+    closed = close(problem, stop_gradient(first.value), fixed[1:])
+    if _tree.size(closed.v0) > DENSE_LIMIT:
+        raise ValueError(
+            f"Continuation forms the Jacobian, and y0 has {_tree.size(closed.v0)} real "
+            f"unknowns; the limit is {DENSE_LIMIT}."
+        )
+    if closed.conditions.reverse_only:
+        raise TypeError(
+            "fn has a VJP only (a jax.custom_vjp), and continuation needs its Jacobian "
+            "by columns. Give fn a jax.custom_jvp."
+        )
+    traced, rows, parameter = _follow(
+        closed.conditions,
+        closed.v0,
+        closed.inputs,
+        stop_gradient((stop, back_to, step.astype(dtype))),
+        first.status == Status.converged,
+        max_points,
+        method == "natural",
+    )
+    branch = _attach(problem, closed, traced, rows, parameter, start, stop, args)
+    failed = branch.status == BranchStatus.lost
+    failed = failed | (branch.status == BranchStatus.no_start)
+    if on_failure == "raise" and not _tree.traced(failed) and bool(failed):
+        raise BranchError(branch)
+    return branch
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _follow(
+    conditions: Conditions,
+    v0: Vector,
+    inputs: PyTree[Array],
+    ends: tuple[Array, Array, Array],
+    solved: Array,
+    max_points: int,
+    natural: bool,
+) -> tuple[Trace, Vector, Float[Array, " max_points"]]:
+    """The branch in scaled coordinates, as unknowns, and its parameters."""
+    constants, (start, args) = inputs
+    stop, back_to, step = ends
+    u0, unravel = _tree.ravel(v0)
+    n, span = u0.size, stop - start
+
+    def residual(u: Array, fraction: Array) -> Array:
+        parameter = start + fraction * span
+        output = conditions.residual(unravel(u), (constants, (parameter, args)))
+        return _tree.ravel(output)[0]
+
+    # The direction at the start, for a unit of length in which unknown and parameter
+    # move about as fast.
+    zero = jnp.zeros((), u0.dtype)
+    jacobian = jax.jacfwd(residual)(u0, zero)
+    force, push = jax.jvp(lambda t: residual(u0, t), (zero,), (jnp.ones_like(zero),))
+    # One more correction, to the last digits, comes with it.
+    both = -jnp.linalg.solve(jacobian, jnp.stack([force, push], axis=1))
+    u0, slope = u0 + both[:, 0], both[:, 1]
+    unit = jnp.linalg.norm(u0) + jnp.linalg.norm(slope)
+    unit = jnp.where(unit > 0, unit, jnp.sqrt(jnp.asarray(n, u0.dtype)))
+
+    def curve(z: Array) -> Array:
+        return residual(z[:-1] * unit, z[-1])
+
+    direction = jnp.append(slope / unit, jnp.ones((), u0.dtype))
+    direction = direction / jnp.linalg.norm(direction)
+    first = jnp.append(u0 / unit, zero)
+    first = jnp.where(solved, first, jnp.nan)
+    lowest = (back_to - start) / span
+    trace = follow(curve, first, direction, lowest, step, max_points, natural)
+    rows = jax.vmap(unravel)(trace.points[:, :-1] * unit)
+    return trace, rows, start + trace.points[:, -1] * span
+
+
+def _attach(
+    problem: Root,
+    closed: Closed,
+    trace: Trace,
+    rows: Vector,
+    parameter: Array,
+    start: Array,
+    stop: Array,
+    args: PyTree,
+) -> Branch:
+    """The points with their derivatives: each is the solution at its own parameter."""
+    index = jnp.arange(parameter.size, dtype=jnp.int32)
+    used = index < trace.count
+    reached = trace.status == BranchStatus.reached_stop
+    parameter = jnp.where(reached & (index == trace.count - 1), stop, parameter)
+    parameter = jnp.where(index == 0, start, parameter)
+
+    def fill(leaf: Array, filling: Array) -> Array:
+        shape = (-1,) + (1,) * (leaf.ndim - 1)
+        return jnp.where(used.reshape(shape), leaf, filling)
+
+    # Unused rows repeat the start while the rule is attached: NaN there would reach the
+    # derivative of all others, since in reverse mode zero times NaN is NaN.
+    safe_parameter = fill(parameter, start)
+    safe_rows = jax.tree.map(lambda leaf, v: fill(leaf, v[None]), rows, closed.v0)
+    found = implicit(problem, on_failure="ignore")(lambda y, _: y)
+
+    def attached(v: Vector, p: Array) -> PyTree[Array]:
+        return found(closed.view.from_real(v), (p, args)).value
+
+    values = jax.vmap(attached)(safe_rows, safe_parameter)
+    folds, fractions = turning_points(trace)
+    nan = jnp.full((), jnp.nan, parameter.dtype)
+    return Branch(
+        fill(parameter, nan),
+        jax.tree.map(lambda leaf: fill(leaf, nan.astype(leaf.dtype)), values),
+        trace.count,
+        folds,
+        _without_derivative(start + fractions * (stop - start), (start, stop, args)),
+        trace.status,
+    )
+
+
+def _without_derivative(x: Array, inputs: PyTree) -> Array:
+    """`x`, whose derivative with respect to `inputs` is NaN: unknown, but not zero."""
+    leaves = [
+        jnp.asarray(leaf)
+        for leaf in jax.tree.leaves(inputs)
+        if isinstance(leaf, float | complex) or eqx.is_inexact_array(leaf)
+    ]
+
+    @jax.custom_jvp
+    def value(x: Array, leaves: Any) -> Array:
+        del leaves
+        return x
+
+    @value.defjvp
+    def rule(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        x, total = primals[0], jnp.zeros((), primals[0].dtype)
+        for tangent in tangents[1]:
+            total = total + jnp.sum(tangent.real).astype(x.dtype)
+        return value(*primals), jnp.full_like(x, jnp.nan) * total
+
+    return value(jax.lax.stop_gradient(x), leaves)
+
+
+def _check_range(**ends: Any) -> None:
+    for name, value in ends.items():
+        if not eqx.is_array_like(value) or jnp.ndim(value) or jnp.iscomplexobj(value):
+            raise TypeError(f"{name} must be a single real number, not {value!r}.")
+        if not _tree.traced(value) and not np.isfinite(value):
+            raise ValueError(f"{name} must be finite, and it is {value}.")
+    start, stop, back_to = ends.values()
+    if any(map(_tree.traced, ends.values())):
+        return
+    if start == stop:
+        raise ValueError(
+            f"start and stop are both {start}: there is nothing to follow. For one "
+            "solution, use ix.root."
+        )
+    if (back_to - start) * (stop - start) > 0:
+        raise ValueError(
+            f"back_to must not lie between start and stop, and it is {back_to}, "
+            f"between {start} and {stop}."
+        )
+
+
+def _check(method: Any, max_points: Any, on_failure: Any) -> None:
+    if method not in ("arclength", "natural"):
+        raise ValueError(f"method must be 'arclength' or 'natural', not {method!r}.")
+    integral = isinstance(max_points, int) and not isinstance(max_points, bool)
+    if not integral or max_points < 2:
+        raise ValueError(
+            f"max_points must be an integer from 2 on, not {max_points!r}."
+        )
+    if on_failure not in ("raise", "ignore"):
+        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")

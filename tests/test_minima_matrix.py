@@ -1,0 +1,144 @@
+"""The derivative matrix of minima: solver x problem x transformation x dtype.
+
+As in `test_derivative_matrix.py`. The oracle is Newton's method on the gradient,
+unrolled in float64, which is itself held against central differences.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+import implicax as ix
+
+from .derivative_matrix import ENTRIES, ORIGIN, allowed, entries, transformations
+from .oracles import central, relative_error, unrolled, unrolled_solution
+from .problems import MINIMA, Case, make, quick_jit, squares
+
+MINIMISERS = {
+    "TrustRegion": ix.TrustRegion(),
+    "LevenbergMarquardt": ix.LevenbergMarquardt(),
+    "Newton": ix.Newton(),
+}
+
+
+@functools.cache
+def in_double(kind: str, variant: str) -> Case:
+    """The case with its own numbers (which may be float32) taken as exact."""
+    case = make(kind, variant)
+    if variant != "float32":
+        return case
+    double = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)
+    return Case(kind, "float64", *double(case[2:]))
+
+
+@functools.cache
+def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
+    return quick_jit(transformations(make(kind, variant), MINIMISERS[solver]))()
+
+
+@functools.cache
+def oracle(kind: str, variant: str) -> Any:
+    """The loss along the directions, its gradient, and both the solution and its
+    Jacobian."""
+    case = in_double(kind, variant)
+    loss = functools.partial(unrolled, case)
+    row = lambda t: ravel_pytree(unrolled_solution(case, case.along(t)))[0]
+    tangents = lambda t: jax.vmap(
+        lambda d: jax.jvp(row, (t,), (d,)), out_axes=(None, -1)
+    )(jnp.eye(t.size))
+    return quick_jit(loss), quick_jit(jax.grad(loss)), quick_jit(tangents)
+
+
+@functools.cache
+def expected(kind: str, variant: str) -> dict[str, Any]:
+    case = in_double(kind, variant)
+    _, gradient, tangents = oracle(kind, variant)
+    solve = functools.partial(unrolled_solution, case)
+    vjp = quick_jit(lambda args: jax.vjp(solve, args)[1](case.cotangent)[0])(case.args)
+    z, dz = map(np.asarray, tangents(jnp.asarray(ORIGIN)))
+    gradients = np.stack([gradient(t) for t in case.points])
+    hessian = central(lambda t: np.asarray(gradient(t)), ORIGIN, 5e-4)
+    return entries(z, dz, vjp, hessian, gradients)
+
+
+class Matrix:
+    """The tests of one solver. A class is what pytest-xdist's `loadscope` keeps in one
+    process, so that each program is compiled once."""
+
+    solver: str
+    programs: tuple[tuple[str, str], ...]
+
+    def pytest_generate_tests(self, metafunc):
+        metafunc.parametrize(("kind", "variant"), self.programs)
+        if "entry" in metafunc.fixturenames:
+            metafunc.parametrize("entry", ENTRIES)
+
+    def test_entry(self, kind, variant, entry):
+        came = computed(self.solver, kind, variant)[entry]
+        error = relative_error(came, expected(kind, variant)[entry])
+        assert error <= allowed(variant)
+
+    def test_dtypes_are_kept(self, kind, variant):
+        case = make(kind, variant)
+        of_the_unknown = {"value", "jvp", "vjp"}
+        for entry, came in computed(self.solver, kind, variant).items():
+            wanted = case.dtype if entry in of_the_unknown else case.weights.dtype
+            assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {wanted}, entry
+
+
+class TestTrustRegion(Matrix):
+    solver = "TrustRegion"
+    programs = (
+        ("minimize", "float32"),
+        ("minimize", "float64"),
+        ("minimize", "complex128"),
+        ("least_squares", "float64"),
+    )
+
+
+class TestLevenbergMarquardt(Matrix):
+    solver = "LevenbergMarquardt"
+    programs = (
+        ("least_squares", "float32"),
+        ("least_squares", "float64"),
+        ("least_squares", "complex128"),
+    )
+
+
+class TestNewton(Matrix):
+    solver = "Newton"
+    programs = (("minimize", "float64"), ("least_squares", "complex128"))
+
+
+@pytest.mark.parametrize("variant", ["float64", "complex128"])
+@pytest.mark.parametrize("kind", MINIMA)
+def test_the_oracle_agrees_with_differences(kind, variant):
+    case = make(kind, variant)
+    loss, gradient, tangents = oracle(kind, variant)
+    origin = jnp.asarray(ORIGIN)
+    differences = central(lambda t: np.asarray(loss(t)), ORIGIN, 1e-3)
+    assert relative_error(gradient(origin), differences) <= 1e-10
+    z, dz = tangents(origin)
+    differences = central(lambda t: np.asarray(tangents(t)[0]), ORIGIN, 1e-3)
+    assert relative_error(dz, differences) <= 1e-10
+
+    # And it is at a minimum, whatever Newton's method may have led to.
+    flat, unravel = ravel_pytree(case.start())
+    units = np.concatenate([np.eye(flat.size), 1j * np.eye(flat.size)])
+    units = units if case.dtype.kind == "c" else units[: flat.size].real
+
+    @quick_jit
+    def objective(s, d):
+        y = unravel(z + s.astype(flat.dtype) * d)
+        out = ravel_pytree(case.fn(y, case.args))[0]
+        return out[0] if kind == "minimize" else jnp.sum(squares(out)) / 2
+
+    for d in units:
+        along = lambda s: np.asarray(objective(s[0], d))
+        assert abs(central(along, np.zeros(1), 1e-3)[0]) <= 1e-11
+        assert along([1e-2]) > along([0.0]) < along([-1e-2])
