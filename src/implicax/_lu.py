@@ -139,7 +139,7 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
 
 def materialise(
     product: Product, like: Vector, unit: Array | float = 1.0
-) -> Float[Array, "n n"]:
+) -> Float[Array, "m n"]:
     """The matrix of a linear map of such vectors, column by column (times `unit`)."""
     flat, unravel = _tree.ravel(like)
 
