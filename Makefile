@@ -31,6 +31,7 @@ bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes bench
 	$(BIN)/python -m benchmarks.host
 	$(BIN)/python -m benchmarks.lanes
 	$(BIN)/python -m benchmarks.conditioning
+	$(BIN)/python -m benchmarks.profile
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) .cache site primer.png

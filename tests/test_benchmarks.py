@@ -19,6 +19,7 @@ BENCHMARKS = {
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
+    "profile": ["--every", "20", "--seconds", "0.001"],
 }
 #: Speed is not what is tested, and compiling is most of the time.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -71,6 +72,18 @@ def test_ill_conditioned_gradients_are_compared_with_exact_ones(tmp_path):
             for ours in (row["ix.root"], row["ix.custom_root"]):
                 assert ours["says_no"] > 0 or ours["worst_against_lu"] <= 100
     assert "ix.certify" in page
+
+
+def test_solvers_are_judged_and_error_bars_are_right(tmp_path):
+    record, page = run("profile", tmp_path)
+    for rows in record["rows"].values():
+        assert all(row["verdict"] != "failed" for row in rows["implicax"].values())
+        assert len({tuple(own) for own in rows.values()}) == 1
+    bars = [one for own in record["error_bars"].values() for one in own]
+    ratios = [ratio for one in bars for ratio in one["ratios"]]
+    assert ratios
+    assert all(0.5 <= ratio <= 2.0 for ratio in ratios)
+    assert "Not solved" in page
 
 
 def test_make_bench_runs_them_all():

@@ -106,7 +106,7 @@ def covariance(
     jacobian = materialise(push, v)
     # Columns of unit length: parameters of different units do not lose digits.
     scale = jnp.linalg.norm(jacobian, axis=0)
-    upper = jnp.linalg.qr(jacobian / scale[None], mode="r")
+    upper = jnp.linalg.qr(jacobian / scale[None, :], mode="r")
     inverse = jax.scipy.linalg.solve_triangular(upper, jnp.eye(n, dtype=upper.dtype))
     inverse = inverse / scale[:, None]
     deviation = jnp.sqrt(jnp.sum(_tree.ravel(errors)[0] ** 2) / max(m - n, 1))

@@ -1,0 +1,151 @@
+"""What is known not to be solved, solver by solver, with the defaults of each.
+
+`KNOWN[library][solver]` names each problem whose verdict is not "solved": "failed"
+(also where the solver says that it did not converge), "local" (it stops at a published
+minimum that is not the least), "parameters only" (of a regression, six digits of them
+but not of their standard deviations). The tests hold these lists in both directions.
+"""
+
+from collections.abc import Mapping
+
+from benchmarks._judge import Verdict
+
+Verdicts = Mapping[str, Verdict]
+
+
+def failed(*names: str) -> dict[str, Verdict]:
+    return dict.fromkeys(names, "failed")
+
+
+#: Trust-region steps lead from the standard start into the other minimum.
+LOCAL: Verdicts = {"mgh02-freudenstein-roth": "local", "mgh26-trigonometric": "local"}
+#: Its residual, 1e-13, is the rounding of its data: double precision leaves less than
+#: six digits of the residual's size, and with it of the standard deviations.
+ROUNDED: Verdicts = {"Lanczos1": "parameters only"}
+
+#: Ordered from the general solver to the special one.
+KNOWN: dict[str, dict[str, Verdicts]] = {
+    "root": {
+        "default": {},
+        "Newton": {},
+        # They stop where the residual has a local minimum that is not zero.
+        "LevenbergMarquardt": failed(
+            "nl01-rosenbrock",
+            "nl11-trigonometric",
+            "nl15-square-root",
+            "nl16-square-root",
+            "nl21-freudenstein-roth",
+            "mgh02-freudenstein-roth",
+            "mgh26-trigonometric",
+        ),
+        # Not line-searched from here on.
+        "Broyden": failed(
+            "nl01-rosenbrock",
+            "nl02-powell-singular",
+            "nl03-powell-badly-scaled",
+            "nl04-wood",
+            "nl11-trigonometric",
+            "nl16-square-root",
+            "nl21-freudenstein-roth",
+            "mgh02-freudenstein-roth",
+            "mgh03-powell-badly-scaled",
+            "mgh13-powell-singular",
+            "mgh22-powell-singular",
+            "mgh26-trigonometric",
+        ),
+        "Chord": failed(
+            "nl01-rosenbrock",
+            "nl02-powell-singular",
+            "nl03-powell-badly-scaled",
+            "nl04-wood",
+            "nl05-helical-valley",
+            "nl08-brown-almost-linear",
+            "nl11-trigonometric",
+            "nl12-variably-dimensioned",
+            "nl15-square-root",
+            "nl16-square-root",
+            "nl18-sample-18",
+            "nl19-sample-19",
+            "nl20-scalar",
+            "mgh03-powell-badly-scaled",
+            "mgh07-helical-valley",
+            "mgh13-powell-singular",
+            "mgh22-powell-singular",
+            "mgh26-trigonometric",
+            "mgh27-brown-almost-linear",
+        ),
+        # For maps that nearly contract, which few of these are.
+        "Anderson": failed(
+            "nl01-rosenbrock",
+            "nl02-powell-singular",
+            "nl03-powell-badly-scaled",
+            "nl04-wood",
+            "nl05-helical-valley",
+            "nl06-watson-gradient",
+            "nl08-brown-almost-linear",
+            "nl11-trigonometric",
+            "nl12-variably-dimensioned",
+            "nl13-broyden-tridiagonal",
+            "nl14-broyden-banded",
+            "nl17-dennis-schnabel",
+            "nl19-sample-19",
+            "nl20-scalar",
+            "nl21-freudenstein-roth",
+            "nl22-boggs",
+            "mgh01-rosenbrock",
+            "mgh02-freudenstein-roth",
+            "mgh03-powell-badly-scaled",
+            "mgh07-helical-valley",
+            "mgh13-powell-singular",
+            "mgh21-rosenbrock",
+            "mgh22-powell-singular",
+            "mgh26-trigonometric",
+            "mgh27-brown-almost-linear",
+            "mgh30-broyden-tridiagonal",
+            "mgh31-broyden-banded",
+        ),
+    },
+    "least_squares": {
+        "default": LOCAL,
+        "LevenbergMarquardt": {
+            **LOCAL,
+            # Errors of 200 and curved, at the minimum: Gauss-Newton steps crawl.
+            **failed("mgh16-brown-dennis", "mgh35-chebyquad"),
+        },
+        "TrustRegion": {**LOCAL, **failed("mgh18-biggs")},
+    },
+    "minimum": {"default": {**LOCAL, **failed("mgh18-biggs")}},
+    "nist_1": {
+        "default": {**ROUNDED, **failed("MGH17")},
+        "LevenbergMarquardt": {**ROUNDED, **failed("MGH17")},
+        "TrustRegion": {**ROUNDED, **failed("Bennett5", "Eckerle4", "MGH10", "MGH17")},
+    },
+    "nist_2": {
+        "default": ROUNDED,
+        "LevenbergMarquardt": ROUNDED,
+        # Lanczos': another local minimum, of two exponentials.
+        "TrustRegion": failed("Bennett5", "Lanczos1", "Lanczos2", "Lanczos3"),
+    },
+}
+
+#: Singular at the published solution, but not at the one that the default finds.
+UNFLAGGED = {"root": ("nl20-scalar",)}
+#: Not singular, yet the certificate refuses: unknowns of such different units that the
+#: condition number of the Hessian, which is not scaled, exceeds 1e13.
+REFUSED = {
+    "least_squares": ("mgh03-powell-badly-scaled", "mgh10-meyer"),
+    "minimum": ("mgh03-powell-badly-scaled", "mgh10-meyer", "mgh18-biggs"),
+    "nist_1": (
+        "Bennett5",
+        "Hahn1",
+        "Kirby2",
+        "MGH10",
+        "MGH17",
+        "Misra1a",
+        "Misra1b",
+        "Misra1c",
+        "Misra1d",
+        "Nelson",
+        "Roszman1",
+    ),
+}

@@ -1,0 +1,215 @@
+"""What each solver makes of the problems of the literature, and of their derivatives.
+
+Every verdict is held in both directions: a problem that is no longer solved, and one
+that is and should not be, are both told (`benchmarks/known_failures.py`). Programs are
+compiled without optimisation, each once: compiling is most of the time.
+"""
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+from benchmarks import problems as library
+from benchmarks._error_bars import CALLS, certificates, error_bars, loss, norms
+from benchmarks._judge import judge, judge_regression
+from benchmarks.known_failures import KNOWN, REFUSED, UNFLAGGED
+from benchmarks.problems import Regression, nist
+
+import implicax as ix
+from tests.problems import quick_jit
+
+SOLVERS = {
+    "default": None,
+    "Anderson": ix.Anderson(),
+    "Broyden": ix.Broyden(),
+    "Chord": ix.Chord(),
+    "LevenbergMarquardt": ix.LevenbergMarquardt(),
+    "Newton": ix.Newton(),
+    "TrustRegion": ix.TrustRegion(),
+}
+HAVE_NIST = nist.FOLDER.is_dir()
+REGRESSIONS = nist.problems() if HAVE_NIST else []
+LIBRARY = {
+    "root": library.roots(),
+    "least_squares": library.mgh.problems(),
+    "minimum": library.minimisations(),
+    "nist_1": REGRESSIONS,
+    "nist_2": [problem.from_start_2() for problem in REGRESSIONS],
+}
+needs_nist = pytest.mark.skipif(
+    not HAVE_NIST, reason=f"NIST's data files are not in {nist.FOLDER}"
+)
+
+
+@functools.cache
+def program(kind, fn, name, is_regression):
+    """Solve; the function, and for a fit the standard errors, at the solution."""
+
+    def run(y0, args):
+        solver = SOLVERS[name]
+        found = CALLS[kind](fn, y0, args, solver=solver, on_failure="ignore")
+        errors = None
+        if is_regression:
+            fit = ix.LeastSquares(fn)
+            errors = ix.covariance(fit, found.value, args).standard_errors
+        return found, fn(found.value, args), errors
+
+    if name != "default":
+        return quick_jit(run)
+
+    def differentiated(y0, args):
+        """... and the gradient of a loss in the problem's data."""
+
+        def weighted(args):
+            found, *others = run(y0, args)
+            return loss(found.value, args), (found, *others)
+
+        gradient, found = jax.grad(weighted, has_aux=True)(args)
+        return *found, gradient
+
+    return quick_jit(differentiated)
+
+
+@functools.cache
+def solve(library_name, solver, index):
+    problem = LIBRARY[library_name][index]
+    fit = isinstance(problem, Regression)
+    run = program(problem.kind, problem.fn, solver, fit)
+    return jax.device_get(run(problem.y0, problem.args))
+
+
+def verdict(library_name, solver, index):
+    problem = LIBRARY[library_name][index]
+    found, output, errors, *_ = solve(library_name, solver, index)
+    if found.status != ix.Status.converged:
+        return "failed"
+    if isinstance(problem, Regression):
+        return judge_regression(problem, found.value, errors)
+    return judge(problem, found.value, output)
+
+
+def check(library_name, solver):
+    """Compare with the list of what is known, problem by problem."""
+    known, surprises = KNOWN[library_name][solver], []
+    for index, problem in enumerate(LIBRARY[library_name]):
+        expected = known.get(problem.name, "solved")
+        came = verdict(library_name, solver, index)
+        if came != expected:
+            worse = "UNEXPECTED SUCCESS" if came == "solved" else "REGRESSION"
+            surprises.append(f"{problem.name}: {expected} before, now {came} ({worse})")
+    assert not surprises, (
+        f"{solver} on {library_name}: correct benchmarks/known_failures.py if this is "
+        "meant.\n" + "\n".join(surprises)
+    )
+
+
+@functools.cache
+def bars(library_name):
+    """The error bars of every solution that the default finds."""
+    found = []
+    for index, problem in enumerate(LIBRARY[library_name]):
+        solution, _, _, gradient = solve(library_name, "default", index)
+        one = error_bars(problem, solution.value, certifying(problem.kind, problem.fn))
+        found.append((one, gradient))
+    return found
+
+
+@functools.cache
+def certifying(kind, fn):
+    return quick_jit(certificates(kind, fn))
+
+
+def check_derivatives(library_name):
+    """The derivative of the solution is the one that the certificate is about."""
+    for one, gradient in bars(library_name):
+        if one.ok:
+            change = jax.tree.map(np.subtract, gradient, one.gradient)
+            off = norms(jax.tree.map(lambda leaf: leaf[None], change))[0]
+            assert off <= 1e-7 * one.size, one.name
+
+
+def check_flags(library_name):
+    """Singular problems are told from the others; exceptions are listed, both ways."""
+    found = [one for one, _ in bars(library_name)]
+    unflagged = tuple(one.name for one in found if one.singular and one.ok)
+    refused = tuple(one.name for one in found if not (one.singular or one.ok))
+    assert unflagged == UNFLAGGED.get(library_name, ())
+    assert refused == REFUSED.get(library_name, ())
+
+
+def check_error_bars(library_name):
+    """Where a certificate is `ok`, at least nine of ten within a factor of two."""
+    ratios = [(r, one.name) for one, _ in bars(library_name) for r in one.ratios]
+    off = sorted((r, name) for r, name in ratios if not 0.5 <= r <= 2.0)
+    assert len(ratios) >= len(bars(library_name))
+    assert len(off) <= 0.1 * len(ratios), off
+
+
+class Library:
+    """The checks of one library: a class each, so that workers share them out."""
+
+    name: str
+
+    @classmethod
+    def teardown_class(cls):
+        """Programs fill the address space: drop them with the library."""
+        for cached in (program, certifying, solve, bars):
+            cached.cache_clear()
+        jax.clear_caches()
+
+    def test_lists_name_problems(self):
+        names = {problem.name for problem in LIBRARY[self.name]}
+        lists = [*KNOWN[self.name].values(), UNFLAGGED.get(self.name, ())]
+        for known in [*lists, REFUSED.get(self.name, ())]:
+            assert set(known) <= names
+
+    def test_default(self):
+        check(self.name, "default")
+
+
+class Differentiated(Library):
+    def test_derivatives(self):
+        check_derivatives(self.name)
+
+    def test_flags(self):
+        check_flags(self.name)
+
+    def test_error_bars(self):
+        check_error_bars(self.name)
+
+
+class TestRoots(Differentiated):
+    name = "root"
+
+    def test_the_23_systems(self):
+        """No option is set by hand, and none of them is missed."""
+        names = [p.name for p in LIBRARY["root"] if p.name.startswith("nl")]
+        assert len(names) == 23
+        assert not KNOWN["root"]["default"]
+
+    @pytest.mark.parametrize("solver", [s for s in KNOWN["root"] if s != "default"])
+    def test_solver(self, solver):
+        check(self.name, solver)
+
+
+class TestLeastSquares(Differentiated):
+    name = "least_squares"
+
+    @pytest.mark.parametrize("solver", ["LevenbergMarquardt", "TrustRegion"])
+    def test_solver(self, solver):
+        check(self.name, solver)
+
+
+class TestMinimisations(Differentiated):
+    name = "minimum"
+
+
+@needs_nist
+class TestRegressions(Differentiated):
+    name = "nist_1"
+
+    @pytest.mark.parametrize("start", ["nist_1", "nist_2"])
+    @pytest.mark.parametrize("solver", KNOWN["nist_1"])
+    def test_solver(self, start, solver):
+        check(start, solver)
