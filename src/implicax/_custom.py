@@ -52,8 +52,9 @@ def implicit(
     never differentiated. Options are passed on as they are.
 
     The residual is evaluated at what the solver returned: where it is above `sqrt(eps)`
-    times its scale (1.5e-8 in float64; ten times that for a gradient, since a minimum is
-    flat), the status is `not_solved`, whatever the solver thinks. `solution.stats` counts our evaluations, not the solver's.
+    times its scale (1.5e-8 in float64; ten times that for a gradient, since an
+    objective is flat at its minimum), the status is `not_solved`, whatever the solver
+    thinks. `solution.stats` counts our evaluations, not the solver's.
 
     **Raises:** as [`implicax.root`][], and `TypeError` or `ValueError` for an answer
     that does not match `y0`.
