@@ -28,7 +28,7 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
     "root": {
         "default": {},
         "Newton": {},
-        # They stop where the residual has a local minimum that is not zero.
+        # It minimises the residual and has no leap out of a local minimum.
         "LevenbergMarquardt": failed(
             "nl01-rosenbrock",
             "nl11-trigonometric",
@@ -109,7 +109,8 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
         "default": LOCAL,
         "LevenbergMarquardt": {
             **LOCAL,
-            # Errors of 200 and curved, at the minimum: Gauss-Newton steps crawl.
+            # The errors at the minimum are not small: Gauss-Newton steps do not get
+            # there in 256, and the default goes on with the exact Hessian.
             **failed("mgh16-brown-dennis", "mgh35-chebyquad"),
         },
         "TrustRegion": {**LOCAL, **failed("mgh18-biggs")},
@@ -131,7 +132,8 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
 #: Singular at the published solution, but not at the one that the default finds.
 UNFLAGGED = {"root": ("nl20-scalar",)}
 #: Not singular, yet the certificate refuses: unknowns of such different units that the
-#: condition number of the Hessian, which is not scaled, exceeds 1e13.
+#: condition number of the Hessian, which is not scaled, exceeds 4e13. Or there is no
+#: solution to certify (`mgh18-biggs` as a minimisation, `MGH17` from start 1).
 REFUSED = {
     "least_squares": ("mgh03-powell-badly-scaled", "mgh10-meyer"),
     "minimum": ("mgh03-powell-badly-scaled", "mgh10-meyer", "mgh18-biggs"),

@@ -257,10 +257,11 @@ def histogram(axis, bars):
     axis.legend(fontsize=8)
 
 
-def write(output, results, bars):
+def write(output, results, bars, every):
+    part = f"One problem in {every} only. " if every > 1 else ""
     text = (
-        "## Solved\n\nImplicax with no option set; peers with tolerances of 1e-10 "
-        f"(SciPy {scipy.__version__}). "
+        f"## Solved\n\n{part}Implicax with no option set; peers with tolerances of "
+        f"1e-10 (SciPy {scipy.__version__}). "
         "Medians are over what each solver solves. Evaluations are of the function, as "
         "each solver counts them (optimistix: its steps; jaxopt's Gauss-Newton and "
         "Levenberg-Marquardt: iterations); those for Jacobians, Hessians and gradients "
@@ -290,7 +291,7 @@ def main():
         rows, own = measure(kind, chosen, options.seconds)
         results[LABELS[kind]] = rows
         bars[LABELS[kind]] = own
-    write(options.output, results, bars)
+    write(options.output, results, bars, options.every)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ BENCHMARKS = {
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
-    "profile": ["--every", "20", "--seconds", "0.001"],
+    "profile": ["--every", "40", "--seconds", "0.001"],
 }
 #: Speed is not what is tested, and compiling is most of the time.
 QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
