@@ -30,9 +30,10 @@ class Certificate(eqx.Module):
     adjoint: PyTree[Array]
     """The solution `u` of `(dF/dy)^T u = dl/dy`, with the structure of `value`."""
     adjoint_residual: Float[Array, ""]
-    """`|dl/dy - (dF/dy)^T u| / |dl/dy|`."""
+    """`|dl/dy - (dF/dy)^T u| / |dl/dy|`, scaled likewise."""
     condition_number: Float[Array, ""]
-    """Estimated 2-norm condition number of `dF/dy`; infinite where it is singular."""
+    """Estimated 2-norm condition number of `dF/dy`, of a Hessian scaled to a unit
+    diagonal; infinite where it is singular."""
     spectral_radius: Float[Array, ""] | None
     """Of the map's Jacobian at `value` (fixed points only, else `None`). Below one,
     plain iteration converges, at this rate."""

@@ -21,6 +21,7 @@ larger of the two: they agree wherever first order means anything.
 """
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -38,7 +39,7 @@ from ._conditions import Conditions
 from ._derivative import Hessian, check_hessian, linearisation
 from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
-from ._lu import DENSE_LIMIT, factorise, materialise
+from ._lu import DENSE_LIMIT, Product, factorise, materialise
 from ._minimum_norm import MinimumNorm
 from ._problem import AbstractProblem
 from ._spectrum import largest_singular_value, spectral_radius
@@ -185,12 +186,19 @@ def certificate(
         return pullback(u)[0]
 
     factor = minimum = None
+    units = jax.tree.map(jnp.ones_like, v)
     if isinstance(quantity.choice, Auto) and _tree.size(v) <= DENSE_LIMIT:
         matrix = materialise(product, v)
         factor = factorise(matrix)
         if quantity.conditions.symmetric:
             # Cholesky's factorisation exists for positive definite matrices only.
             minimum = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
+            # Variables of different units do not make a minimum ill-conditioned. Scaled
+            # to a unit diagonal, the condition number is within a factor of n of the
+            # least that any scaling gives (van der Sluis 1969, thm 4.1).
+            _, unravel = _tree.ravel(v)
+            diagonal = jnp.abs(jnp.diagonal(matrix))
+            units = unravel(jnp.where(diagonal > 0, diagonal**-0.5, 1))
     solve = LinearSolve.of(quantity.conditions, quantity.choice, factor)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
@@ -228,14 +236,9 @@ def certificate(
         remainder = _tree.subtract(by_y, transposed(u))
     error = jnp.maximum(_modulus(change), _modulus(_tree.subtract(moved, missing)))
     size = _modulus(corrected)
-    norm_by_y, norm_remainder = _tree.norm(by_y), _tree.norm(remainder)
-    smallest = largest_singular_value(
-        lambda x: solve.approximately(product, x, False),
-        lambda x: solve.approximately(transposed, x, True),
-        v,
-    )
-    condition = largest_singular_value(product, transposed, v) * smallest
-    condition = jnp.where(jnp.isfinite(condition), condition, jnp.inf)
+    norm_by_y = _tree.norm(_multiplied(by_y, units))
+    norm_remainder = _tree.norm(_multiplied(remainder, units))
+    condition = _condition_number(solve, product, transposed, units)
     relative = jnp.where(error == 0, 0, error / size)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     eps = jnp.finfo(condition.dtype).eps
@@ -264,6 +267,32 @@ def certificate(
         minimum=minimum,
         ok=ok,
     )
+
+
+def _multiplied(x: Vector, units: Vector) -> Vector:
+    return jax.tree.map(operator.mul, x, units)
+
+
+def _condition_number(
+    solve: LinearSolve, product: Product, transposed: Product, units: Vector
+) -> Float[Array, ""]:
+    """Of `U J U`, with `U` the diagonal matrix of the units."""
+
+    def divided(x: Vector) -> Vector:
+        return jax.tree.map(operator.truediv, x, units)
+
+    size = largest_singular_value(
+        lambda x: _multiplied(product(_multiplied(x, units)), units),
+        lambda x: _multiplied(transposed(_multiplied(x, units)), units),
+        units,
+    )
+    size_of_inverse = largest_singular_value(
+        lambda x: divided(solve.approximately(product, divided(x), False)),
+        lambda x: divided(solve.approximately(transposed, divided(x), True)),
+        units,
+    )
+    condition = size * size_of_inverse
+    return jnp.where(jnp.isfinite(condition), condition, jnp.inf)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
