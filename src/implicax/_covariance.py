@@ -79,7 +79,7 @@ def covariance(
     ```
     ```text
     Covariance of 2 parameters
-      standard errors  {'level': '0.1356', 'slope': '0.05538'}
+      standard errors  {'level': '0.1356', 'slope': '0.0554'}
       residual         0.1751
     ```
     """
