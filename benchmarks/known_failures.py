@@ -135,19 +135,6 @@ UNFLAGGED = {"root": ("nl20-scalar",)}
 #: condition number of the Hessian, which is not scaled, exceeds 4e13. Or there is no
 #: solution to certify (`mgh18-biggs` as a minimisation, `MGH17` from start 1).
 REFUSED = {
-    "least_squares": ("mgh03-powell-badly-scaled", "mgh10-meyer"),
-    "minimum": ("mgh03-powell-badly-scaled", "mgh10-meyer", "mgh18-biggs"),
-    "nist_1": (
-        "Bennett5",
-        "Hahn1",
-        "Kirby2",
-        "MGH10",
-        "MGH17",
-        "Misra1a",
-        "Misra1b",
-        "Misra1c",
-        "Misra1d",
-        "Nelson",
-        "Roszman1",
-    ),
+    "minimum": ("mgh18-biggs",),
+    "nist_1": ("Bennett5", "MGH17"),
 }

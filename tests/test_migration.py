@@ -1,38 +1,50 @@
-"""The migration page's code, run against the packages that it migrates from.
+"""The migration pages' code, run against the packages that they migrate from.
 
 A ```py block is the other package's and defines `there`; the ```python block after it
 is ours and defines `here`. Both run in the order of the page, each in a namespace of
 its side, with what stands before the first pair in both.
 """
 
+import contextlib
+import functools
+import importlib
 import pathlib
 import re
 import warnings
 
 import jax
+import jax.numpy as jnp
 import pytest
+
+import implicax as ix
 
 from .oracles import relative_error
 
-PAGE = pathlib.Path(__file__).parent.parent / "docs/migration-jaxopt-implicit-diff.md"
+DOCS = pathlib.Path(__file__).parent.parent / "docs"
+PAGES = {"migration-jaxopt-implicit-diff.md": 7, "migration.md": 8}
 BLOCK = re.compile(r"^```(py|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.fixture(scope="module")
-def pairs():
+def theirs_as_it_comes():
+    """Their code is written for JAX as it comes, and says itself that it is not kept
+    up."""
+    stack = contextlib.ExitStack()
+    stack.enter_context(jax.numpy_dtype_promotion("standard"))
+    stack.enter_context(jax.numpy_rank_promotion("allow"))
+    stack.enter_context(warnings.catch_warnings())
+    warnings.simplefilter("ignore", DeprecationWarning)
+    return stack
+
+
+@functools.cache
+def pairs(page):
     """What each pair of blocks defines: `[(there, here), ...]`."""
-    blocks = [(m[1], m[2]) for m in BLOCK.finditer(PAGE.read_text())]
+    blocks = [(m[1], m[2]) for m in BLOCK.finditer((DOCS / page).read_text())]
     assert blocks[0][0] == "python"
     theirs, ours, found = {}, {}, []
     exec(blocks[0][1], theirs)
     exec(blocks[0][1], ours)
-    # Their code is written for JAX as it comes, and says itself that it is not kept up.
-    with (
-        jax.numpy_dtype_promotion("standard"),
-        jax.numpy_rank_promotion("allow"),
-        warnings.catch_warnings(),
-    ):
-        warnings.simplefilter("ignore", DeprecationWarning)
+    with theirs_as_it_comes():
         for language, code in blocks[1::2]:
             assert language == "py"
             exec(code, theirs)
@@ -45,14 +57,41 @@ def pairs():
     return list(zip(found, came, strict=True))
 
 
-def test_every_pair_gives_the_same_numbers(pairs):
-    assert len(pairs) == 7
-    for there, here in pairs:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_pair_gives_the_same_numbers(page):
+    assert len(pairs(page)) == PAGES[page]
+    for there, here in pairs(page):
         assert relative_error(here, there) <= 1e-6
 
 
-def test_they_are_ours_to_more_digits(pairs):
+def test_they_are_ours_to_more_digits():
     """`x^3 + x = 10` has the root 2, with the derivative `1 / (3 x^2 + 1) = 1/13`."""
-    for _, here in pairs[-2:-1]:
+    for _, here in pairs("migration-jaxopt-implicit-diff.md")[-2:-1]:
         assert relative_error(here[0], 2.0 + 0 * here[0]) <= 1e-12
         assert relative_error(here[1], 1 / 13 + 0 * here[1]) <= 1e-12
+
+
+@pytest.mark.parametrize("package", ["jaxopt", "optimistix"])
+def test_every_public_name_is_on_the_page(package):
+    with theirs_as_it_comes():
+        public = dir(importlib.import_module(package))
+    words = set(re.findall(r"\w+", (DOCS / "migration.md").read_text()))
+    # What an `import` has left behind is no name of theirs.
+    not_theirs = {"warnings", "importlib", "internal"}
+    names = {name for name in public if not name.startswith("_")} - not_theirs
+    assert names <= words
+
+
+def test_the_zero_gradient_of_a_value():
+    """The state's value is not differentiated there; the objective is, here."""
+
+    def cost(y, a):
+        return (y - a) ** 2 + y**2
+
+    with theirs_as_it_comes():
+        jaxopt = importlib.import_module("jaxopt")
+        solver = jaxopt.BFGS(cost)
+        there = jax.grad(lambda a: solver.run(jnp.asarray(0.0), a).state.value)(3.0)
+    here = jax.grad(lambda a: ix.minimize(cost, 0.0, a).objective)(3.0)
+    assert there == 0
+    assert relative_error(here, jnp.asarray(3.0)) <= 1e-12

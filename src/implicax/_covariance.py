@@ -30,9 +30,13 @@ class Covariance(eqx.Module):
     def __repr__(self) -> str:
         if _tree.traced(self.matrix) or self.matrix.ndim > 2:
             return f"Covariance({self.matrix.shape})"
-        shown = jax.tree.map(
-            lambda x: np.array2string(np.asarray(x), precision=4), self.standard_errors
-        )
+
+        def short(x: Array) -> str:
+            return np.array2string(
+                np.asarray(x), formatter={"all": lambda number: f"{number:.4g}"}
+            )
+
+        shown = jax.tree.map(short, self.standard_errors)
         return (
             f"Covariance of {self.matrix.shape[-1]} parameters\n"
             f"  standard errors  {shown}\n"

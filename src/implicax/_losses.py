@@ -84,7 +84,7 @@ class Huber(AbstractLoss):
     print(f"{fit.value:.3f}")
     ```
     ```text
-    1.025
+    1.033
     ```
     """
 

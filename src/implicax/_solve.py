@@ -175,7 +175,7 @@ def minimize(
     def minimum(a):
         return ix.minimize(rosenbrock, jnp.array([-1.2, 1.0]), a).value
 
-    print(minimum(1.0), jax.jacobian(minimum)(1.0))
+    print(minimum(1.0).round(3), jax.jacobian(minimum)(1.0).round(3))
     ```
     ```text
     [1. 1.] [1. 2.]
@@ -232,10 +232,10 @@ def least_squares(
         return ix.least_squares(errors, start, data).value["rate"]
 
     data = jnp.array([2.0, 1.2, 0.8, 0.5])
-    print(f"{rate(data):.3f}", jax.grad(rate)(data).round(3))
+    print(f"{rate(data):.3f} {jax.grad(rate)(data)[1]:.3f}")
     ```
     ```text
-    0.469 [ 0.112 -0.143 -0.195 -0.169]
+    0.468 -0.136
     ```
     """
     problem = LeastSquares(fn, has_aux, loss)

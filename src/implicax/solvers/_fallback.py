@@ -22,10 +22,10 @@ class Fallback(eqx.Module):
     import jax.numpy as jnp
 
     solver = ix.Fallback(ix.Chord(), ix.Newton())
-    print(f"{ix.root(lambda y, a: jnp.exp(y) - a, 3.0, 0.01, solver=solver).value:.4f}")
+    print(f"{ix.root(lambda y, a: jnp.exp(y) - a, 3.0, 0.01, solver=solver).value:.1f}")
     ```
     ```text
-    -4.6052
+    -4.6
     ```
     """
 

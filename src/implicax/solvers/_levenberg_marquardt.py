@@ -9,6 +9,7 @@ from jaxtyping import Array, Float
 
 from .. import _tree
 from .._losses import Squares
+from .._solution import Status
 from .._system import System
 from .._tree import Vector
 from ._base import State, tolerance
@@ -96,6 +97,14 @@ class LevenbergMarquardt(AbstractTrustRegion):
         safe = jnp.where(root > 0, root, 1)
         scaled = jnp.where(root > 0, _tree.ravel(slopes)[0] / safe, 0)
         return from_jacobian(jacobian, scaled, y, scale)
+
+    def why_stuck(self, state: State) -> Status:
+        why, inverse = super().why_stuck(state), state.memory.inverse
+        if state.point.objective is not None or inverse is None:
+            return why
+        # As of Newton's method: a root at which dF/dy is singular is one of many.
+        lost = ~jnp.all(inverse.values > 0) & (state.memory.first_slope >= 0)
+        return Status.where(lost, Status.singular, why)
 
     def approximate_inverse(self, state: State) -> Spectral | None:
         return state.memory.inverse if state.point.objective is not None else None

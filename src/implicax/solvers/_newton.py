@@ -19,6 +19,8 @@ from ._search import backtrack
 
 #: Full steps taken against the line search.
 MAX_LEAPS = 10
+#: A leap to a residual this much above the first one (and its scale) leads nowhere.
+LONGEST_LEAP = 1e8
 
 
 class _Memory(eqx.Module):
@@ -88,6 +90,8 @@ class Newton(AbstractSolver):
         memory = _Memory(elimination, leaps + trial.rejected.astype(leaps.dtype))
         new = state.moved(trial.point, memory, trial.evaluations, trial.rejected)
         hopeless = self.at_rounding_error(new) | (memory.leaps > MAX_LEAPS)
+        too_far = LONGEST_LEAP * (state.first_norm + state.first_scale)
+        hopeless = hopeless | (new.point.norm > too_far)
         if elimination is not None:
             hopeless = hopeless | elimination.singular
         return dataclasses.replace(new, stuck=trial.rejected & hopeless)
