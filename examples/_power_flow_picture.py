@@ -11,11 +11,11 @@ from matplotlib.figure import Figure
 BLUE, ORANGE, GREY = "#0072B2", "#D55E00", "#999999"
 
 
-def draw(flow: Any, curve: Any, near: Any, nose: Any, by: Any, bus: int) -> Figure:
+def draw(flow: Any, branch: Any, near: Any, nose: Any, by: Any, bus: int) -> Figure:
     """The curve of the voltages, what happens near its nose, and the sensitivities."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=(1.15, 1, 1.1))
-    _draw_curve(left, flow, curve, nose, bus)
+    _draw_branch(left, flow, branch, nose, bus)
     _draw_approach(middle, near)
     _draw_sensitivities(right, flow, by)
     for axes in (left, middle):
@@ -23,16 +23,19 @@ def draw(flow: Any, curve: Any, near: Any, nose: Any, by: Any, bus: int) -> Figu
     return figure
 
 
-def _draw_curve(axes: Axes, flow: Any, curve: Any, nose: Any, bus: int) -> None:
-    magnitude, top = curve.y["magnitude"], int(np.argmax(curve.scale)) + 1
-    axes.plot(curve.scale, magnitude, color=GREY, linewidth=0.5, alpha=0.5)
+def _draw_branch(axes: Axes, flow: Any, branch: Any, nose: Any, bus: int) -> None:
+    # The nose lies between two points.
+    top = int(np.argmax(branch.folds))
+    scale = np.insert(branch.parameter, top, nose.scale)
+    magnitude = np.insert(branch.value["magnitude"], top, nose.y["magnitude"], axis=0)
+    axes.plot(scale, magnitude, color=GREY, linewidth=0.5, alpha=0.5)
     worst = magnitude[:, bus]
-    axes.plot(curve.scale[:top], worst[:top], color=BLUE, linewidth=2)
-    axes.plot(curve.scale[top - 1 :], worst[top - 1 :], "--", color=BLUE, linewidth=2)
-    at = nose["scale"], nose["y"]["magnitude"][bus]
+    axes.plot(scale[: top + 1], worst[: top + 1], color=BLUE, linewidth=2)
+    axes.plot(scale[top:], worst[top:], "--", color=BLUE, linewidth=2)
+    at = scale[top], worst[top]
     axes.plot(*at, "o", color=ORANGE)
     axes.annotate(
-        f"nose: {nose['scale']:.4f}  ",
+        f"nose: {nose.scale:.4f}  ",
         at,
         ha="right",
         va="center",

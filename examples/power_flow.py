@@ -5,19 +5,27 @@ file, PGLib's case of 118 buses (nine buses where PGLib is not beside the reposi
 """
 
 import argparse
+import functools
+import os
 import pathlib
 from typing import Any, NamedTuple
+
+# Before JAX loads LAPACK. Its threads do not help matrices of a few hundred rows, and
+# where the cores are busy they wait for each other: on two, 100 ms for an LU of 0.5 ms.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from _matpower import Grid, read_grid
 from _power_flow_picture import draw
-from jax.flatten_util import ravel_pytree
 
 import implicax as ix
 
 jax.config.update("jax_enable_x64", True)
+
+#: What `PowerFlow.certify` certifies, unless it is told a load bus.
+LOSSES = -1
 
 
 class PowerFlow:
@@ -50,6 +58,10 @@ class PowerFlow:
         Q = S.imag + scale * load["Q"]
         return {"angle": P[self.grid.others], "magnitude": Q[self.grid.load_buses]}
 
+    def balance_at(self, y, scale, args):
+        """The same with the load as the parameter of a branch."""
+        return self.balance(y, args | {"scale": scale})
+
     def losses(self, y, args):
         """All that flows into the grid and does not come out."""
         return jnp.sum(self.injected(y, args).real)
@@ -59,76 +71,65 @@ class PowerFlow:
         start = self.flat_start if start is None else start
         return ix.root(self.balance, start, args, solver=ix.Newton(rtol=rtol))
 
+    @functools.partial(jax.jit, static_argnums=0)
+    def certify(self, which, y, args):
+        """Of the voltage at the load bus `which`, or of the losses.
 
-class Curve(NamedTuple):
-    """Points on the curve of solutions, stacked along the leading axis."""
+        All are one function of `which`, since to compile a certificate takes seconds.
+        """
+
+        def quantity(y, args):
+            return jnp.append(y["magnitude"], self.losses(y, args))[which]
+
+        return ix.certify(quantity, ix.Root(self.balance), y, args)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def sensitivities(self, args):
+        """The derivatives of all voltages, and of the losses, in all of `args`."""
+
+        def outputs(args):
+            y = self.solve(args).value
+            return {"magnitude": y["magnitude"], "losses": self.losses(y, args)}
+
+        return jax.jacrev(outputs)(args)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def branch(self, y, args):
+        """The solutions from `y` on, for growing load, through the nose and back."""
+        start, newton = args["scale"], ix.Newton(rtol=1e-13)
+        return ix.continuation(
+            self.balance_at, y, start, 10 * start, args, step=0.01, solver=newton
+        )
+
+
+class Nose(NamedTuple):
+    """Where the branch turns round."""
 
     y: Any
-    scale: np.ndarray
+    scale: jax.Array
+    null: Any
+    """The null vector of the Jacobian: which way the voltages collapse."""
+    gradient: Any
+    """`d scale / d args`."""
 
 
-def continuation(flow: PowerFlow, y: Any, step: float = 0.4) -> Curve:
-    """The curve of solutions from `y` on, for growing load, through the nose and back.
-
-    Pseudo-arclength continuation (Keller 1977): from the last point a step along the
-    secant, then Newton's method on the equations *and* the plane through the guess
-    that the secant is normal to. That system is regular where the curve turns round.
-    """
-    start, unravel = ravel_pytree({"scale": flow.args["scale"], "y": y})
-
-    def extended(point, plane):
-        normal, guess = plane
-        balance = flow.balance(point["y"], flow.args | {"scale": point["scale"]})
-        distance = jnp.vdot(normal, ravel_pytree(point)[0] - guess)
-        return {"scale": distance, "y": balance}
+def find_nose(flow: PowerFlow, branch: ix.Branch) -> Nose:
+    """The fold, and how it moves: from the first point of the branch beyond it."""
+    k = int(jnp.argmax(branch.folds))
+    if not branch.folds[k]:
+        raise ValueError(f"The branch has no nose.\n{branch}")
 
     @jax.jit
-    def correct(normal, guess):
-        newton, plane = ix.Newton(rtol=1e-13), (normal, guess)
-        found = ix.root(extended, unravel(guess), plane, solver=newton, max_steps=8)
-        return ravel_pytree(found.value)[0]
+    @functools.partial(jax.value_and_grad, has_aux=True)
+    def fold(args, y, scale):
+        newton = ix.Newton(rtol=1e-13)
+        found = ix.fold(flow.balance_at, y, scale, args, solver=newton)
+        y, scale, null = found.value
+        return scale, (y, null)
 
-    # The first step is along the load; the last ends below the load of the first.
-    direction = jnp.zeros_like(start).at[0].set(1.0)
-    points = [start]
-    while len(points) < 200 and points[-1][0] >= start[0] and step > 1e-4:
-        new = correct(direction, points[-1] + step * direction)
-        if not jnp.all(jnp.isfinite(new)):
-            step /= 2
-            continue
-        direction = (new - points[-1]) / jnp.linalg.norm(new - points[-1])
-        points.append(new)
-    curve = jax.vmap(unravel)(jnp.stack(points))
-    return Curve(curve["y"], np.asarray(curve["scale"]))
-
-
-def fold(flow: PowerFlow):
-    """The equations of the nose: a solution where `dF/dy` has a null vector.
-
-    Moore & Spence (1980). The unknown is the solution, the null vector and the scale;
-    the system is regular at a simple fold, where `dF/dy` is not.
-    """
-
-    def fn(x, args):
-        def balance(y):
-            return flow.balance(y, args | {"scale": x["scale"]})
-
-        F, Jv = jax.jvp(balance, (x["y"],), (x["null"],))
-        v, _ = ravel_pytree(x["null"])
-        return {"y": F, "null": Jv, "scale": jnp.vdot(v, v) - 1}
-
-    return fn
-
-
-def find_nose(flow: PowerFlow, curve: Curve) -> Any:
-    """The nose of the curve: from its point of largest scale, and the secant there."""
-    k = int(np.argmax(curve.scale))
-    y = jax.tree.map(lambda x: x[k], curve.y)
-    secant = jax.tree.map(lambda x: x[k + 1] - x[k - 1], curve.y)
-    length = jnp.linalg.norm(ravel_pytree(secant)[0])
-    null = jax.tree.map(lambda x: x / length, secant)
-    guess = {"y": y, "null": null, "scale": jnp.asarray(curve.scale[k])}
-    return ix.root(fold(flow), guess, flow.args, solver=ix.Newton(rtol=1e-13)).value
+    y = jax.tree.map(lambda x: x[k], branch.value)
+    (scale, (y, null)), gradient = fold(flow.args, y, branch.parameter[k])
+    return Nose(y, scale, null, gradient)
 
 
 class Approach(NamedTuple):
@@ -140,52 +141,33 @@ class Approach(NamedTuple):
     at_nose: ix.Certificate
 
 
-def approach(flow: PowerFlow, curve: Curve, nose: Any, bus: int) -> Approach:
+def approach(flow: PowerFlow, branch: ix.Branch, nose: Nose, bus: int) -> Approach:
     """The voltage at the load bus `bus`, on the upper branch, certified on the way.
 
     The distance of the solution from the nose is as the square root of the distance
     of the scale: that gives the guesses.
     """
 
-    @jax.jit
-    def certify(y, args):
-        def voltage(y, args):
-            return y["magnitude"][bus]
-
-        return ix.certify(voltage, ix.Root(flow.balance), y, args)
-
     def scaled(distance):
-        return flow.args | {"scale": (1 - distance) * nose["scale"]}
+        return flow.args | {"scale": (1 - distance) * nose.scale}
 
     distances = 10.0 ** -np.arange(1, 9)
-    start = int(np.argmax(curve.scale > 0.9 * nose["scale"]))
-    y, certificates = jax.tree.map(lambda x: x[start], curve.y), []
+    start = int(np.argmax(branch.parameter > 0.9 * nose.scale))
+    y, certificates = jax.tree.map(lambda x: x[start], branch.value), []
     for distance in distances:
         y = flow.solve(scaled(distance), y).value
-        certificates.append(certify(y, scaled(distance)))
-        y = jax.tree.map(lambda a, b: b + (a - b) * 0.1**0.5, y, nose["y"])
-    return Approach(distances, certificates, certify(nose["y"], scaled(0.0)))
-
-
-def sensitivities(flow: PowerFlow) -> Any:
-    """`d magnitude / d load` at all load buses, in all loads, P and Q: one call."""
-
-    def magnitudes(load):
-        return flow.solve(flow.args | {"load": load}).value["magnitude"]
-
-    return jax.jit(jax.jacrev(magnitudes))(flow.args["load"])
+        certificates.append(flow.certify(bus, y, scaled(distance)))
+        y = jax.tree.map(lambda a, b: b + (a - b) * 0.1**0.5, y, nose.y)
+    return Approach(distances, certificates, flow.certify(bus, nose.y, scaled(0.0)))
 
 
 def differences(flow: PowerFlow, buses: np.ndarray) -> Any:
-    """Columns of the same by central differences of fourth order."""
+    """`d magnitude / d load` at some buses by central differences of fourth order."""
     h, load = 1e-2, flow.args["load"]
 
-    @jax.jit
-    def solve(load):
-        return flow.solve(flow.args | {"load": load}).value["magnitude"]
-
     def solved(kind, bus, change):
-        return solve(load | {kind: load[kind].at[bus].add(change)})
+        changed = load | {kind: load[kind].at[bus].add(change)}
+        return flow.solve(flow.args | {"load": changed}).value["magnitude"]
 
     def column(kind, bus):
         near = solved(kind, bus, h) - solved(kind, bus, -h)
@@ -220,7 +202,7 @@ def main() -> None:
         f" losses {grid.base * flow.losses(solution.value, args):.2f} MW"
     )
 
-    by = sensitivities(flow)
+    by = flow.sensitivities(args)["magnitude"]["load"]
     buses = grid.load_buses[:3]
     for kind, expected in differences(flow, buses).items():
         error = jnp.linalg.norm(by[kind][:, buses] - expected)
@@ -230,14 +212,15 @@ def main() -> None:
 
     rough = flow.solve(args, rtol=1e-3)
     print(f"\nLosses, after {rough.stats.steps} steps of Newton's method:")
-    print(ix.certify(flow.losses, ix.Root(flow.balance), rough.value, args))
+    print(flow.certify(LOSSES, rough.value, args))
 
-    curve = continuation(flow, solution.value)
-    nose = find_nose(flow, curve)
-    worst = int(jnp.argmax(jnp.abs(nose["null"]["magnitude"])))
-    print(f"\nNose at {nose['scale']:.6f} times the load ({len(curve.scale)} points);"
-          f" weakest bus {load_numbers[worst]}")  # fmt: skip
-    near = approach(flow, curve, nose, worst)
+    branch = flow.branch(solution.value, args)
+    nose = find_nose(flow, branch)
+    weakest = int(jnp.argmax(jnp.abs(nose.null["magnitude"])))
+    print(f"\n{branch}")
+    print(f"Nose at {nose.scale:.6f} times the load;"
+          f" weakest bus {load_numbers[weakest]}")  # fmt: skip
+    near = approach(flow, branch, nose, weakest)
     print(" distance   dV/d scale   condition   error bar   ok")
     for distance, c in zip(near.distance, near.certificates, strict=True):
         print(f"{distance:9.0e}   {c.gradient['scale']:10.3f}"
@@ -246,11 +229,13 @@ def main() -> None:
 
     print("\nAt the nose, that voltage, as a function of the loads:")
     print(near.at_nose)
-    print("\nand the nose itself, as a function of the loads:")
-    print(ix.certify(lambda x, a: x["scale"], ix.Root(fold(flow)), nose, args))
+    moves = nose.gradient["load"]["P"] * 10 / grid.base
+    most = int(jnp.argmin(moves))
+    print(f"\n10 MW more at bus {grid.numbers[most]} move the nose itself"
+          f" by {moves[most]:.4f}")  # fmt: skip
 
     if options.picture:
-        draw(flow, curve, near, nose, by, worst).savefig(options.picture, dpi=150)
+        draw(flow, branch, near, nose, by, weakest).savefig(options.picture, dpi=150)
 
 
 if __name__ == "__main__":

@@ -7,14 +7,16 @@ and compiled programs are kept in `.cache/jax` for the next run.
 import os
 import pathlib
 
-import jax
-
 #: Less than half of the time, measured over the root problems of the library.
 QUICK = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
     "--xla_cpu_use_fusion_emitters=false"
 )
+# Two workers on two cores: LAPACK's own threads would only wait for each other.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+
+import jax  # noqa: E402  (LAPACK reads its environment when it is loaded)
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")

@@ -6,6 +6,7 @@ The grid is PGLib's case of 118 buses; where that is missing, all but the first 
 on nine buses.
 """
 
+import dataclasses
 import functools
 import importlib
 import pathlib
@@ -44,11 +45,11 @@ TRANSFORMED = (
 
 @functools.cache
 def solved():
-    """The flow of the grid, its solution, the curve through it and the curve's nose."""
+    """The flow of the grid, its solution, the branch through it and its nose."""
     flow = example.PowerFlow(matpower.read_grid())
     solution = flow.solve(flow.args)
-    curve = example.continuation(flow, solution.value)
-    return flow, solution, curve, example.find_nose(flow, curve)
+    branch = flow.branch(solution.value, flow.args)
+    return flow, solution, branch, example.find_nose(flow, branch)
 
 
 def jacobian(flow, y, scale):
@@ -150,18 +151,17 @@ def test_transformers_phase_shifters_and_shunts():
 
 def test_sensitivities_are_those_of_central_differences():
     flow, _, _, _ = solved()
-    by = example.sensitivities(flow)
+    by = flow.sensitivities(flow.args)["magnitude"]["load"]
     buses = flow.grid.load_buses[::10]
     for kind, expected in example.differences(flow, buses).items():
         assert relative_error(by[kind][:, buses], expected) < 1e-9
 
 
 def test_the_error_bar_on_the_marginal_losses():
-    flow, solution, _, _ = solved()
-    problem, rough = ix.Root(flow.balance), flow.solve(flow.args, rtol=1e-3)
-    certify = quick_jit(lambda y, a: ix.certify(flow.losses, problem, y, a))
-    exact = certify(solution.value, flow.args).gradient
-    c = certify(rough.value, flow.args)
+    flow, _, _, _ = solved()
+    rough = flow.solve(flow.args, rtol=1e-3)
+    exact = flow.sensitivities(flow.args)["losses"]
+    c = flow.certify(example.LOSSES, rough.value, flow.args)
     true = np.linalg.norm(ravel_pytree(c.gradient)[0] - ravel_pytree(exact)[0])
     assert float(c.gradient_error) == pytest.approx(true, rel=0.1)
     assert relative_error(c.corrected_gradient, exact) < 0.01 * relative_error(
@@ -169,21 +169,46 @@ def test_the_error_bar_on_the_marginal_losses():
     )
 
 
-def test_the_curve_turns_round():
-    flow, _, curve, nose = solved()
-    top = int(np.argmax(curve.scale))
-    assert np.all(np.diff(curve.scale[: top + 1]) > 0)
-    assert np.all(np.diff(curve.scale[top:]) < 0)
-    assert 0 <= nose["scale"] / curve.scale[top] - 1 < 1e-2
-    for k in range(len(curve.scale)):
-        y = jax.tree.map(lambda x, k=k: x[k], curve.y)
-        balance = flow.balance(y, flow.args | {"scale": jnp.asarray(curve.scale[k])})
-        assert np.max(np.abs(ravel_pytree(balance)[0])) < 1e-9
+def test_the_branch_turns_round():
+    flow, solution, branch, nose = solved()
+    assert branch.status == ix.BranchStatus.turned_back
+    assert np.sum(branch.folds) == 1
+    count, top = int(branch.count), int(np.argmax(branch.folds))
+    scale = np.asarray(branch.parameter[:count])
+    assert np.all(np.diff(scale[:top]) > 0)
+    assert np.all(np.diff(scale[top:]) < 0)
+    assert scale[0] == scale[-1] == 1
+    assert 0 < nose.scale / np.max(scale) - 1 < 1e-2
+    assert relative_error(branch.fold_parameter[top], nose.scale) < 1e-4
+    balance = quick_jit(jax.vmap(flow.balance_at, in_axes=(0, 0, None)))
+    imbalances = balance(branch.value, branch.parameter, flow.args)
+    for found in jax.tree.leaves(imbalances):
+        assert np.max(np.abs(found[:count])) < 1e-9
+    # It begins at the solution, and ends at another one of the same equations.
+    ends = jax.tree.map(lambda x: x[np.array([0, count - 1])], branch.value)
+    first, last = (jax.tree.map(lambda x, k=k: x[k], ends) for k in (0, 1))
+    assert relative_error(first, solution.value) < 1e-10
+    assert relative_error(last, solution.value) > 0.1
+
+
+@needs_pglib
+def test_the_nose_of_the_case():
+    flow, _, _, nose = solved()
+    assert round(float(nose.scale), 6) == 2.528231
+    weakest = np.argmax(np.abs(nose.null["magnitude"]))
+    assert flow.grid.numbers[flow.grid.load_buses[weakest]] == 38
+
+
+def test_without_a_nose_it_is_said():
+    flow, _, branch, _ = solved()
+    without = dataclasses.replace(branch, folds=jnp.zeros_like(branch.folds))
+    with pytest.raises(ValueError, match="no nose"):
+        example.find_nose(flow, without)
 
 
 def test_at_the_nose_the_jacobian_is_singular():
     flow, solution, _, nose = solved()
-    s = np.linalg.svd(jacobian(flow, nose["y"], nose["scale"]), compute_uv=False)
+    s = np.linalg.svd(jacobian(flow, nose.y, nose.scale), compute_uv=False)
     today = np.linalg.svd(jacobian(flow, solution.value, 1.0), compute_uv=False)
     assert s[-1] < 1e-13 * s[0]
     assert s[-2] > 1e-4 * s[0]  # a simple fold
@@ -191,9 +216,9 @@ def test_at_the_nose_the_jacobian_is_singular():
 
 
 def test_the_certificate_sees_the_nose_come():
-    flow, _, curve, nose = solved()
-    bus = int(np.argmax(np.abs(nose["null"]["magnitude"])))
-    near = example.approach(flow, curve, nose, bus)
+    flow, _, branch, nose = solved()
+    bus = int(np.argmax(np.abs(nose.null["magnitude"])))
+    near = example.approach(flow, branch, nose, bus)
     slopes = np.array([c.gradient["scale"] for c in near.certificates])
     conditions = np.array([c.condition_number for c in near.certificates])
     for growing in (slopes, conditions):
@@ -207,16 +232,12 @@ def test_the_nose_itself_has_a_derivative():
     """With `w` the left null vector, `dscale/da = -w F_a / w F_scale` (Dobson & Lu,
     *IEEE Trans. Circuits Syst. I* 39 (1992) 762, with the load as the parameter)."""
     flow, _, _, nose = solved()
-    fold = ix.Root(example.fold(flow))
-    certify = quick_jit(lambda x, a: ix.certify(lambda x, a: x["scale"], fold, x, a))
-    c = certify(nose, flow.args)
-    assert c.ok
-    u, _, _ = np.linalg.svd(jacobian(flow, nose["y"], nose["scale"]))
+    u, _, _ = np.linalg.svd(jacobian(flow, nose.y, nose.scale))
     w = u[:, -1]
-    args = flow.args | {"scale": nose["scale"]}
-    balance = lambda a: ravel_pytree(flow.balance(nose["y"], a))[0]
+    args = flow.args | {"scale": nose.scale}
+    balance = lambda a: ravel_pytree(flow.balance(nose.y, a))[0]
     by_args = jax.tree.map(lambda J: w @ np.asarray(J), jax.jacfwd(balance)(args))
     for key in ("load", "generation", "setpoint"):
         expected = jax.tree.map(lambda g: -g / by_args["scale"], by_args[key])
-        assert relative_error(c.gradient[key], expected) < 1e-8
-    assert c.gradient["scale"] == 0
+        assert relative_error(nose.gradient[key], expected) < 1e-8
+    assert nose.gradient["scale"] == 0

@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _tree
 from ._checks import check_unknown, match
+from ._close import close
 from ._conclude import OnFailure, stop_gradient
+from ._conditions import Conditions
 from ._lu import DENSE_LIMIT
+from ._problem import Root
 from ._solution import Solution
 from ._solve import root
+from ._tree import Vector
 from .solvers import Newton
 
 
@@ -82,7 +87,10 @@ def fold(
     if jnp.ndim(parameter0) or jnp.iscomplexobj(parameter0):
         raise TypeError(f"parameter0 must be a single real number, not {parameter0!r}.")
     parameter0 = jnp.asarray(parameter0, _tree.working_dtype(y0))
-    v0 = _null_vector(fn, *stop_gradient((y0, parameter0, args)))
+    problem = Root(lambda y, both: fn(y, *both))
+    closed = close(problem, y0, (parameter0, args))
+    v0 = _null_vector(closed.conditions, *stop_gradient((closed.v0, closed.inputs)))
+    v0 = closed.view.from_real(v0)
 
     def extended(unknown: tuple, both: tuple) -> tuple:
         (y, p, v), (c, args) = unknown, both
@@ -103,16 +111,14 @@ def fold(
     )
 
 
-def _null_vector(
-    fn: Callable[[Any, Any, Any], Any], y: PyTree[Array], p: Array, args: PyTree
-) -> PyTree[Array]:
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _null_vector(conditions: Conditions, v: Vector, inputs: PyTree[Array]) -> Vector:
     """Of unit length, with its largest component positive."""
-    flat, unravel = _tree.ravel(y)
+    flat, unravel = _tree.ravel(v)
 
     def residual(u: Array) -> Array:
-        y = unravel(u)
-        return _tree.ravel(match(fn(y, p, args), y, "fn must return a", "residual"))[0]
+        return _tree.ravel(conditions.residual(unravel(u), inputs))[0]
 
     _, _, rows = jnp.linalg.svd(jax.jacfwd(residual)(flat))
-    v = rows[-1]
-    return unravel(v * jnp.sign(v[jnp.argmax(jnp.abs(v))]))
+    null = rows[-1]
+    return unravel(null * jnp.sign(null[jnp.argmax(jnp.abs(null))]))
