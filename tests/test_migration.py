@@ -1,4 +1,4 @@
-"""The migration pages' code, run against the packages that they migrate from.
+"""The migration page's code, run against the packages that it migrates from.
 
 A ```py block is the other package's and defines `there`; the ```python block after it
 is ours and defines `here`. Both run in the order of the page, each in a namespace of
@@ -7,21 +7,16 @@ its side, with what stands before the first pair in both.
 
 import contextlib
 import functools
-import importlib
 import pathlib
 import re
 import warnings
 
 import jax
-import jax.numpy as jnp
-import pytest
-
-import implicax as ix
 
 from .oracles import relative_error
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-PAGES = {"migration-jaxopt-implicit-diff.md": 7, "migration.md": 8}
+PAGE = "migration-jaxopt-implicit-diff.md"
 BLOCK = re.compile(r"^```(py|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -37,9 +32,9 @@ def theirs_as_it_comes():
 
 
 @functools.cache
-def pairs(page):
+def pairs():
     """What each pair of blocks defines: `[(there, here), ...]`."""
-    blocks = [(m[1], m[2]) for m in BLOCK.finditer((DOCS / page).read_text())]
+    blocks = [(m[1], m[2]) for m in BLOCK.finditer((DOCS / PAGE).read_text())]
     assert blocks[0][0] == "python"
     theirs, ours, found = {}, {}, []
     exec(blocks[0][1], theirs)
@@ -57,41 +52,14 @@ def pairs(page):
     return list(zip(found, came, strict=True))
 
 
-@pytest.mark.parametrize("page", PAGES)
-def test_every_pair_gives_the_same_numbers(page):
-    assert len(pairs(page)) == PAGES[page]
-    for there, here in pairs(page):
+def test_every_pair_gives_the_same_numbers():
+    assert len(pairs()) == 7
+    for there, here in pairs():
         assert relative_error(here, there) <= 1e-6
 
 
 def test_they_are_ours_to_more_digits():
     """`x^3 + x = 10` has the root 2, with the derivative `1 / (3 x^2 + 1) = 1/13`."""
-    for _, here in pairs("migration-jaxopt-implicit-diff.md")[-2:-1]:
+    for _, here in pairs()[-2:-1]:
         assert relative_error(here[0], 2.0 + 0 * here[0]) <= 1e-12
         assert relative_error(here[1], 1 / 13 + 0 * here[1]) <= 1e-12
-
-
-@pytest.mark.parametrize("package", ["jaxopt", "optimistix"])
-def test_every_public_name_is_on_the_page(package):
-    with theirs_as_it_comes():
-        public = dir(importlib.import_module(package))
-    words = set(re.findall(r"\w+", (DOCS / "migration.md").read_text()))
-    # What an `import` has left behind is no name of theirs.
-    not_theirs = {"warnings", "importlib", "internal"}
-    names = {name for name in public if not name.startswith("_")} - not_theirs
-    assert names <= words
-
-
-def test_the_zero_gradient_of_a_value():
-    """The state's value is not differentiated there; the objective is, here."""
-
-    def cost(y, a):
-        return (y - a) ** 2 + y**2
-
-    with theirs_as_it_comes():
-        jaxopt = importlib.import_module("jaxopt")
-        solver = jaxopt.BFGS(cost)
-        there = jax.grad(lambda a: solver.run(jnp.asarray(0.0), a).state.value)(3.0)
-    here = jax.grad(lambda a: ix.minimize(cost, 0.0, a).objective)(3.0)
-    assert there == 0
-    assert relative_error(here, jnp.asarray(3.0)) <= 1e-12
