@@ -191,9 +191,9 @@ def flags(bars):
     )
     return (
         f"Not `ok` at the solution: {', '.join(flagged) or 'none'}. Of these singular: "
-        f"{', '.join(n for n in flagged if n in singular) or 'none'}; the others have "
-        "unknowns of such different units that the Hessian, unscaled, has a condition "
-        f"number above 1e13. Singular, and not flagged: {', '.join(missed) or 'none'} "
+        f"{', '.join(n for n in flagged if n in singular) or 'none'}; the others are "
+        "regular, with an adjoint system that was not solved well enough. "
+        f"Singular, and not flagged: {', '.join(missed) or 'none'} "
         "(`nl20-scalar` has a double root and a simple one, and the simple one is "
         f"found). Further off than a factor of two: {', '.join(far) or 'none'}."
     )
