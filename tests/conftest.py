@@ -7,6 +7,8 @@ and compiled programs are kept in `.cache/jax` for the next run.
 import os
 import pathlib
 
+import pytest
+
 #: 12 s instead of 22 s, measured over the root problems of the library.
 QUICK = "--xla_llvm_disable_expensive_passes=true --xla_cpu_use_fusion_emitters=false"
 # Two workers on two cores: LAPACK's own threads would only wait for each other.
@@ -21,3 +23,11 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget():
+    """Thousands of compiled programs are more memory maps than a process may have
+    (65530, as Linux comes): each module leaves none behind."""
+    yield
+    jax.clear_caches()
