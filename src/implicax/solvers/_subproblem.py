@@ -55,7 +55,7 @@ class AbstractModel(eqx.Module):
 
     @abc.abstractmethod
     def energy(self, y: Vector) -> Float[Array, ""]:
-        """How large the terms of `y.B y` may be, whatever they add up to."""
+        """`|y.B y|`."""
 
 
 class Spectral(AbstractModel):
@@ -131,7 +131,8 @@ class Spectral(AbstractModel):
         return jnp.linalg.norm(_tree.ravel(y)[0] * self.scale)
 
     def energy(self, y: Vector) -> Float[Array, ""]:
-        return jnp.max(jnp.abs(self.values)) * self.size(y) ** 2
+        scaled = (_tree.ravel(y)[0] * self.scale) @ self.vectors
+        return jnp.abs(jnp.sum(self.values * scaled**2))
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
         """`B^-1 b`: what a derivative may reuse."""
