@@ -180,6 +180,8 @@ class AbstractTrustRegion(AbstractSolver):
         slope = self._slope(model, new)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         idle = wide & (step.reduction <= noise) & ~(slope < memory.lowest)
+        # No step leads down, and the gradient is nearly gone: rounding is what is left.
+        done = ~trial.accepted & (memory.lowest <= eps**0.5 * first_slope)
         memory = _Memory(
             radius,
             scale,
@@ -188,7 +190,7 @@ class AbstractTrustRegion(AbstractSolver):
             slope,
             flat,
             jnp.minimum(slope, memory.lowest),
-            jnp.where(idle, memory.idle + 1, 0),
+            jnp.where(done, MAX_IDLE, jnp.where(idle, memory.idle + 1, 0)),
             reach,
             model if isinstance(model, Spectral) else None,
         )
