@@ -113,11 +113,7 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
             # there in 256, and the default goes on with the exact Hessian.
             **failed("mgh16-brown-dennis", "mgh35-chebyquad"),
         },
-        # mgh24 and mgh26: at the minimum, but called stagnated at the rounding level.
-        "TrustRegion": {
-            **LOCAL,
-            **failed("mgh18-biggs", "mgh24-penalty-2", "mgh26-trigonometric"),
-        },
+        "TrustRegion": {**LOCAL, **failed("mgh18-biggs")},
     },
     "minimum": {"default": {**LOCAL, **failed("mgh18-biggs")}},
     "nist_1": {
@@ -135,9 +131,9 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
 
 #: Singular at the published solution, but not at the one that the default finds.
 UNFLAGGED = {"root": ("nl20-scalar",)}
-#: Not singular, yet the certificate refuses: unknowns of such different units that the
-#: condition number of the Hessian, which is not scaled, exceeds 4e13. Or there is no
-#: solution to certify (`mgh18-biggs` as a minimisation, `MGH17` from start 1).
+#: Not singular, yet the certificate refuses: the adjoint system is not solved well enough
+#: (`Bennett5`), or there is no solution to certify (`mgh18-biggs` as a minimisation,
+#: `MGH17` from start 1).
 REFUSED = {
     "minimum": ("mgh18-biggs",),
     "nist_1": ("Bennett5", "MGH17"),

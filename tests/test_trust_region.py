@@ -332,3 +332,16 @@ def test_what_does_not_fit_is_named(call, says):
 def test_no_errors_at_all(output):
     with pytest.raises(ValueError, match="holds no numbers"):
         ix.least_squares(lambda y, a: output, 1.0)
+
+
+def test_terms_that_cancel_hide_no_minimum():
+    """`|y| = 1e6` where `H y = 1`: the terms of the objective are far larger than what
+    they add up to, and so are their rounding errors."""
+    basis = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (10, 10)))[0]
+    curvatures = jnp.logspace(0, -6, 10)
+    H = basis @ jnp.diag(curvatures) @ basis.T
+    ones = jnp.ones(10)
+    found = ix.minimize(lambda y, a: y @ H @ y / 2 - a @ y, jnp.zeros(10), ones)
+    exact = basis @ (basis.T @ ones / curvatures)
+    assert relative_error(found.value, exact) <= 1e-9
+    assert int(found.stats.steps) <= 25

@@ -134,13 +134,16 @@ class AbstractTrustRegion(AbstractSolver):
         root = jnp.sqrt(jnp.abs(objective))
         noise = 10 * (eps * root * (root + jnp.sqrt(energy)) + eps**2 * energy)
         noise = jnp.where(jnp.isfinite(noise), noise, 0)
+        unseen = noise + eps**0.5 * jnp.abs(objective)
 
         def attempt(radius: Array, count: Array) -> _Trial:
             step = model.step(radius)
             new = self._objective(system, _tree.add(point.y, step.p))
             change = objective - new
             ratio = change / jnp.where(step.reduction > 0, step.reduction, 1)
-            lost = (step.reduction <= noise) & (jnp.abs(change) <= noise)
+            # Below the rounding errors, whose estimate may be far too low (terms may
+            # cancel inside `fn`), the objective is no judge: the gradient will be.
+            lost = (step.reduction <= noise) & (jnp.abs(change) <= unseen)
             accepted = ((ratio > 1e-4) & (step.reduction > 0)) | lost
             ratio = jnp.where(lost, 1, ratio)
             return _Trial(radius, step, new, ratio, accepted, count + 1)
@@ -179,9 +182,14 @@ class AbstractTrustRegion(AbstractSolver):
         # the Gauss-Newton model it may rise now and then on its way.)
         slope = self._slope(model, new)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
-        idle = wide & (step.reduction <= noise) & ~(slope < memory.lowest)
-        # No step leads down, and the gradient is nearly gone: rounding is what is left.
-        done = ~trial.accepted & (memory.lowest <= eps**0.5 * first_slope)
+        nothing = wide & (step.reduction <= noise)
+        idle = nothing & ~(slope < memory.lowest)
+        # So it is where the gradient has become much larger (then that step is taken
+        # back), or where no step leads down and the gradient is nearly gone.
+        worse = nothing & ~(slope <= 10 * memory.lowest)
+        new = _tree.where(worse, point, new)
+        slope = jnp.where(worse, memory.slope, slope)
+        done = ~trial.accepted & (memory.lowest <= eps**0.5 * first_slope) | worse
         memory = _Memory(
             radius,
             scale,
