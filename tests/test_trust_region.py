@@ -9,6 +9,7 @@ import pytest
 
 import implicax as ix
 
+from .oracles import relative_error
 from .problems import quick_jit
 
 Status = ix.Status
