@@ -79,7 +79,8 @@ def optimistix(solver) -> Callable:
 
 def jaxopt_solver(make: Callable) -> Callable:
     def solve(problem, y0, args):
-        found, state = make(problem.fn).run(y0, args)
+        solver = make(problem.fn, maxiter=STEPS, tol=TIGHT)
+        found, state = solver.run(y0, args)
         return found, getattr(state, "num_fun_eval", state.iter_num)
 
     return in_jax(solve)
@@ -156,9 +157,7 @@ BY_KIND: dict[str, dict[str, Callable[[Problem, float], Run]]] = {
         OURS: in_jax(ours),
         "optimistix Newton": optimistix(optx.Newton(TIGHT, TIGHT)),
         "optimistix Dogleg": optimistix(optx.Dogleg(TIGHT, TIGHT)),
-        "jaxopt Broyden": jaxopt_solver(
-            lambda fn: jaxopt.Broyden(fn, maxiter=STEPS, tol=TIGHT)
-        ),
+        "jaxopt Broyden": jaxopt_solver(jaxopt.Broyden),
         "SciPy hybr": scipy_root("hybr"),
         "SciPy lm": scipy_root("lm"),
     },
@@ -166,21 +165,15 @@ BY_KIND: dict[str, dict[str, Callable[[Problem, float], Run]]] = {
         OURS: in_jax(ours),
         "optimistix LM": optimistix(optx.LevenbergMarquardt(TIGHT, TIGHT)),
         "optimistix Dogleg": optimistix(optx.Dogleg(TIGHT, TIGHT)),
-        "jaxopt LM": jaxopt_solver(
-            lambda fn: jaxopt.LevenbergMarquardt(fn, maxiter=STEPS, tol=TIGHT)
-        ),
-        "jaxopt GN": jaxopt_solver(
-            lambda fn: jaxopt.GaussNewton(fn, maxiter=STEPS, tol=TIGHT)
-        ),
+        "jaxopt LM": jaxopt_solver(jaxopt.LevenbergMarquardt),
+        "jaxopt GN": jaxopt_solver(jaxopt.GaussNewton),
         "SciPy lm": scipy_least_squares("lm"),
         "SciPy trf": scipy_least_squares("trf"),
     },
     "minimum": {
         OURS: in_jax(ours),
         "optimistix BFGS": optimistix(optx.BFGS(TIGHT, TIGHT)),
-        "jaxopt BFGS": jaxopt_solver(
-            lambda fn: jaxopt.BFGS(fn, maxiter=STEPS, tol=TIGHT)
-        ),
+        "jaxopt BFGS": jaxopt_solver(jaxopt.BFGS),
         "SciPy BFGS": scipy_minimize("BFGS"),
         "SciPy trust-exact": scipy_minimize("trust-exact"),
     },

@@ -1,15 +1,13 @@
 """`progress=`: what a long solve tells of itself."""
 
-import subprocess
-import sys
-import textwrap
-
 import jax
 import jax.numpy as jnp
 import optimistix as optx
 import pytest
 
 import implicax as ix
+
+from .subprocesses import printed_without
 
 START = jnp.ones(3)
 
@@ -101,8 +99,6 @@ def test_the_bar(capsys):
 
 
 BLOCKED = """
-    import sys
-    sys.modules["tqdm"] = sys.modules["tqdm.auto"] = None
     import implicax as ix
 
     try:
@@ -113,11 +109,5 @@ BLOCKED = """
 
 
 def test_without_tqdm():
-    finished = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(BLOCKED)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    assert "pip install 'implicax[progress]'" in finished.stdout
+    (message,) = printed_without(("tqdm", "tqdm.auto"), BLOCKED)
+    assert "pip install 'implicax[progress]'" in message

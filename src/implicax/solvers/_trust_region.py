@@ -1,7 +1,6 @@
 """Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
 
 import abc
-import dataclasses
 
 import equinox as eqx
 import jax
@@ -159,14 +158,9 @@ class AbstractTrustRegion(AbstractSolver):
             return ~trial.accepted & going & (trial.step.reduction > 0)
 
         # It enters with a step that is refused: so an attempt is compiled only once.
-        none = Step(point.y, radius / 0.25, objective + 1, jnp.zeros((), bool))
-        zero = jnp.zeros((), jnp.int32)
-        entry = _Trial(
-            radius / 0.25, none, objective, objective, jnp.zeros((), bool), zero
-        )
-        entry = dataclasses.replace(
-            entry, step=dataclasses.replace(none, reduction=jnp.ones_like(objective))
-        )
+        no, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
+        none = Step(point.y, 4 * radius, jnp.ones_like(objective), no)
+        entry = _Trial(4 * radius, none, objective, objective, no, zero)
         trial = jax.lax.while_loop(searching, shorten, entry)
         step = trial.step
         y = _tree.where(trial.accepted, _tree.add(point.y, step.p), point.y)
