@@ -5,6 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
+from ._solution import tally
 
 
 class BranchStatus(eqx.Enumeration):
@@ -23,18 +24,7 @@ class BranchStatus(eqx.Enumeration):
     no_start = "No regular solution was found at the start."
 
 
-def _describe(status: BranchStatus) -> str:
-    names = ("reached_stop", "turned_back", "max_points_reached", "lost", "no_start")
-    counts = {
-        name.replace("_", " "): int(np.sum(status == getattr(BranchStatus, name)))
-        for name in names
-    }
-    batch = np.shape(status == BranchStatus.lost)
-    return ", ".join(
-        name if batch == () else f"{count} {name}"
-        for name, count in counts.items()
-        if count
-    )
+_NAMES = ("reached_stop", "turned_back", "max_points_reached", "lost", "no_start")
 
 
 class Branch(eqx.Module):
@@ -61,7 +51,7 @@ class Branch(eqx.Module):
     def __repr__(self) -> str:
         if _tree.traced(self.count):
             return "Branch(<inside a JAX transformation>)"
-        text = f"Branch: {_describe(self.status)}\n"
+        text = f"Branch: {tally(self.status, BranchStatus, _NAMES)}\n"
         if np.ndim(self.count):
             return text + f"  points     {np.asarray(self.count)}"
         used = int(self.count)

@@ -126,15 +126,18 @@ class _Shown(str):
 
 def describe(status: Status) -> str:
     """A concrete status in words; for a batch, how many lanes ended in which way."""
+    return tally(status, Status, ("converged", *ADVICE))
+
+
+def tally(status: Any, kind: Any, names: tuple[str, ...]) -> str:
+    """Likewise for any enumeration with these names."""
     counts = {
-        name.replace("_", " "): int(np.sum(status == getattr(Status, name)))
-        for name in ("converged", *ADVICE)
+        name.replace("_", " "): int(np.sum(status == getattr(kind, name)))
+        for name in names
     }
-    batch = np.shape(status == Status.converged)
+    batch = np.ndim(status == getattr(kind, names[0])) > 0
     return ", ".join(
-        name if batch == () else f"{count} {name}"
-        for name, count in counts.items()
-        if count
+        f"{count} {name}" if batch else name for name, count in counts.items() if count
     )
 
 
