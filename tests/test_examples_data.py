@@ -108,7 +108,7 @@ def test_robust_fits_do_not_feel_the_outlier_move():
     assert float(robust.y[-1]) == pytest.approx(177.41, rel=1e-14)
     by = {name: float(by_y[0, -1]) for name, (_, by_y) in robust.fits.items()}
     assert by["squares"] > 0.1
-    assert by["Huber"] == by["Tukey"] == 0
+    assert max(abs(by["Huber"]), abs(by["Tukey"])) <= 1e-15
     # Without the last observation, by SciPy.
     x, y = np.asarray(data.x)[:-1], np.asarray(data.y)[:-1]
     without = scipy.optimize.least_squares(

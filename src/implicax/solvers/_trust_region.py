@@ -48,8 +48,8 @@ class _Memory(eqx.Module):
     lowest: Float[Array, ""]
     """The lowest slope so far."""
     idle: Float[Array, ""]
-    """Steps since then, all of which had no more to gain than the rounding errors of
-    the objective."""
+    """Steps since then that had no more to gain than the rounding errors of the
+    objective."""
     reach: Float[Array, ""]
     """How large `|D y|` may grow before a vanishing gradient means nothing: it vanishes
     at infinity too."""
@@ -177,7 +177,7 @@ class AbstractTrustRegion(AbstractSolver):
         slope = self._slope(model, new)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= noise)
-        idle = nothing & ~(slope < memory.lowest)
+        idle = jnp.where(slope < memory.lowest, 0, memory.idle + nothing)
         # So it is where the gradient has become much larger (then that step is taken
         # back), or where no step leads down and the gradient is nearly gone.
         worse = nothing & ~(slope <= 10 * memory.lowest)
@@ -192,7 +192,7 @@ class AbstractTrustRegion(AbstractSolver):
             slope,
             flat,
             jnp.minimum(slope, memory.lowest),
-            jnp.where(done, MAX_IDLE, jnp.where(idle, memory.idle + 1, 0)),
+            jnp.where(done, MAX_IDLE, idle),
             reach,
             model if isinstance(model, Spectral) else None,
         )
