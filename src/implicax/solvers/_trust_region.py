@@ -177,7 +177,9 @@ class AbstractTrustRegion(AbstractSolver):
         slope = self._slope(model, new)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= noise)
-        idle = jnp.where(slope < memory.lowest, 0, memory.idle + nothing)
+        idle = jnp.where(
+            slope < memory.lowest, 0, memory.idle + nothing.astype(slope.dtype)
+        )
         # So it is where the gradient has become much larger (then that step is taken
         # back), or where no step leads down and the gradient is nearly gone.
         worse = nothing & ~(slope <= 10 * memory.lowest)
