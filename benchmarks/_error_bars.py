@@ -56,45 +56,43 @@ def loss(y, args):
     return jnp.sum(weights(y.size) * y)
 
 
-def certificates(kind: str, fn: Callable) -> Callable:
-    """A function of several points: the certificates there."""
+def certificate(kind: str, fn: Callable) -> Callable:
+    """The certificate as a function of the point and the arguments."""
     equation = PROBLEMS[kind](fn)
-
-    def at(points, args):
-        return jax.vmap(lambda y: ix.certify(loss, equation, y, args))(points)
-
-    return at
+    return lambda y, args: ix.certify(loss, equation, y, args)
 
 
-def norms(tree: Any) -> np.ndarray:
-    """Euclidean norms of a batch of pytrees."""
-    rows = [np.reshape(leaf, (len(leaf), -1)) for leaf in jax.tree.leaves(tree)]
-    return np.linalg.norm(np.concatenate(rows, axis=1), axis=1)
+def distance(a: Any, b: Any) -> float:
+    """Euclidean, of two pytrees."""
+    leaves = jax.tree.leaves(jax.tree.map(np.subtract, a, b))
+    return float(np.linalg.norm(np.concatenate([np.ravel(leaf) for leaf in leaves])))
 
 
 def error_bars(problem: Problem, value: Any, program: Callable) -> ErrorBars:
-    """The certificates of `program` at the solution `value`, and displaced from it."""
+    """What `program`, a compiled `certificate`, says at the solution `value`, and
+    displaced from it."""
     value = np.asarray(value)
     rng = np.random.default_rng(value.size)
     directions = rng.standard_normal((len(DISPLACEMENTS), value.size))
     steps = np.asarray(DISPLACEMENTS)[:, None] * directions
     displaced = value + steps * np.where(value == 0, 1, np.abs(value))
-    found = jax.device_get(
-        program(np.concatenate([value[None], displaced]), problem.args)
+    at, *others = (
+        jax.device_get(program(y, problem.args)) for y in (value, *displaced)
     )
-    exact = jax.tree.map(lambda leaf: leaf[:1], found.corrected_gradient)
-    size = float(norms(exact)[0])
-    true = norms(jax.tree.map(np.subtract, found.gradient, exact))[1:]
-    predicted, ok = found.gradient_error[1:], found.ok[1:]
+    exact = at.corrected_gradient
+    size = distance(exact, jax.tree.map(np.zeros_like, exact))
+    true = np.asarray([distance(other.gradient, exact) for other in others])
+    predicted = np.asarray([other.gradient_error for other in others])
+    ok = np.asarray([other.ok for other in others])
     seen = np.maximum(true, predicted) > ROUNDING * size
     with np.errstate(divide="ignore"):
         ratios = (predicted / true)[ok & seen]
     return ErrorBars(
         name=problem.name,
         singular=problem.singular,
-        ok=bool(found.ok[0]),
-        condition=float(found.condition_number[0]),
-        gradient=jax.tree.map(lambda leaf: leaf[0], found.gradient),
+        ok=bool(at.ok),
+        condition=float(at.condition_number),
+        gradient=at.gradient,
         size=size,
         ratios=tuple(map(float, ratios)),
         exact=int(np.sum(ok & ~seen)),

@@ -28,7 +28,7 @@ import scipy
 
 from benchmarks import _report, problems
 from benchmarks._contestants import BY_KIND, OURS
-from benchmarks._error_bars import certificates, error_bars
+from benchmarks._error_bars import certificate, error_bars
 from benchmarks._judge import judge
 from benchmarks.problems import nist
 
@@ -90,7 +90,7 @@ def measure(kind, chosen, seconds):
                 }
             rows[name][problem.name] = row | {"verdict": verdict}
             if name == OURS and found is not None and verdict != "failed":
-                program = certificates(problem.kind, problem.fn)
+                program = certificate(problem.kind, problem.fn)
                 quick = jax.jit(program, compiler_options=QUICK)
                 bar = dataclasses.asdict(error_bars(problem, found.value, quick))
                 del bar["gradient"]

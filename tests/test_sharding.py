@@ -18,7 +18,7 @@ from .sharding_worker import BATCH, CASES, COLLECTIVE
 ROOT = pathlib.Path(__file__).parent.parent
 ENVIRONMENT = {
     **os.environ,
-    "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+    "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=8",
     "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".cache" / "jax"),
 }
 
