@@ -28,17 +28,6 @@ from jax.flatten_util import ravel_pytree
 
 import implicax as ix
 
-#: `jax.jit` for tests, which spend nearly all of their time on compiling.
-quick_jit = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-        "xla_cpu_use_fusion_emitters": False,
-        "xla_cpu_parallel_codegen_split_count": 1,
-    },
-)
-
 SIZE = 6
 SHAPES = {"a": (3,), "b": (1, 2), "c": ()}
 #: Directions in the space of arguments along which second derivatives are taken.

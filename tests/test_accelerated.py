@@ -11,7 +11,7 @@ import pytest
 import implicax as ix
 
 from .oracles import ClosedForm, relative_error
-from .problems import DIRECTIONS, make, quick_jit, restore
+from .problems import DIRECTIONS, make, restore
 
 SOLVERS = {
     "PseudoTransient": ix.PseudoTransient(),
@@ -51,7 +51,7 @@ def test_value_and_derivatives(name, variant, kind):
     def loss(t):
         return case.loss(case.solve(SOLVERS[name], case.along(t)))
 
-    @quick_jit
+    @jax.jit
     def program(t):
         value = case.solve(SOLVERS[name], case.along(t))
         return value, jax.grad(loss)(t), jax.jacfwd(loss)(t), jax.hessian(loss)(t)

@@ -4,7 +4,6 @@ In a process of its own each: benchmarks pin threads and configure JAX.
 """
 
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -21,8 +20,6 @@ BENCHMARKS = {
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
     "profile": ["--every", "40", "--seconds", "0.001"],
 }
-#: Speed is not what is tested, and compiling is most of the time.
-QUICK = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
 def run(name, folder):
@@ -31,7 +28,6 @@ def run(name, folder):
     done = subprocess.run(
         [*command, "--output", str(folder)],
         cwd=ROOT,
-        env=os.environ | QUICK,
         capture_output=True,
         text=True,
     )

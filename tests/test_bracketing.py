@@ -12,7 +12,6 @@ import scipy.optimize
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 METHODS = {"Bisection": ix.Bisection, "Chandrupatla": ix.Chandrupatla}
 
@@ -151,8 +150,8 @@ def test_derivatives(method):
         return ix.root(kepler, 0.0, a, solver=METHODS[method](a[1] - 1, a[1] + 1)).value
 
     a = jnp.asarray([0.6, 1.1])
-    value, gradient = quick_jit(jax.value_and_grad(anomaly))(a)
-    hessian = quick_jit(jax.hessian(anomaly))(a)
+    value, gradient = jax.jit(jax.value_and_grad(anomaly))(a)
+    hessian = jax.jit(jax.hessian(anomaly))(a)
     d = 1 - 0.6 * np.cos(value)
     assert relative_error(gradient, np.array([np.sin(value) / d, 1 / d])) <= 1e-11
     assert relative_error(hessian[1, 1], -0.6 * np.sin(value) / d**3) <= 1e-11
@@ -186,7 +185,7 @@ def test_bad_input():
 
 
 def test_each_lane_has_its_own_ends_and_fate():
-    @quick_jit
+    @jax.jit
     @jax.vmap
     def lanes(lower, upper):
         solver = ix.Chandrupatla(lower, upper)

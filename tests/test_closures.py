@@ -12,7 +12,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 W = 0.2 * jnp.asarray([[1.0, -1.0, 0.5], [0.3, 0.8, -0.4], [0.6, 0.1, -0.9]])
 X = jnp.asarray([1.0, -0.5, 2.0])
@@ -80,14 +79,14 @@ TRANSFORMATIONS = [
 
 @pytest.mark.parametrize("transformation", TRANSFORMATIONS)
 def test_scalar_closure(transformation):
-    came = quick_jit(transformation(square_root))(POINTS)
+    came = jax.jit(transformation(square_root))(POINTS)
     expected = transformation(jnp.sqrt)(POINTS)
     assert relative_error(came, expected) <= 1e-9
 
 
 @pytest.mark.parametrize("mode", [jax.jacfwd, jax.jacrev])
 def test_matrix_closure(mode):
-    came = quick_jit(mode(affine, argnums=(0, 1)))(W, X)
+    came = jax.jit(mode(affine, argnums=(0, 1)))(W, X)
     expected = mode(affine_formula, argnums=(0, 1))(W, X)
     assert relative_error(came, expected) <= 1e-9
 
@@ -105,7 +104,7 @@ def test_matrix_closed_over_under_vmap_of_another():
     def loss(fn):
         return lambda W: jnp.sum(jax.vmap(lambda x: fn(W, x))(xs) ** 3)
 
-    came = quick_jit(jax.grad(loss(affine)))(W)
+    came = jax.jit(jax.grad(loss(affine)))(W)
     assert relative_error(came, jax.grad(loss(affine_formula))(W)) <= 1e-9
 
 
@@ -121,7 +120,7 @@ def test_solve_inside_a_solve():
     z = outer(2.0)
     # z^4 = a + z, so (4 z^3 - 1) z' = 1.
     assert relative_error(z**4, 2.0 + z) <= 1e-10
-    came = quick_jit(jax.grad(outer))(2.0)
+    came = jax.jit(jax.grad(outer))(2.0)
     assert relative_error(came, 1 / (4 * z**3 - 1)) <= 1e-9
 
 
@@ -136,7 +135,7 @@ def test_closed_over_object_with_arrays():
     def ours(W):
         return ix.fixed_point(Model(W), jnp.zeros(3), X).value
 
-    came = quick_jit(jax.jacrev(ours))(W)
+    came = jax.jit(jax.jacrev(ours))(W)
     assert relative_error(came, jax.jacrev(lambda W: affine_formula(W, X))(W)) <= 1e-9
 
 
@@ -146,7 +145,7 @@ def test_initial_guess_has_exactly_zero_derivative(mode, solver):
     def ours(y0, x):
         return ix.fixed_point(lambda y, x: W @ y + x, y0, x, solver=solver).value
 
-    by_guess, by_x = quick_jit(mode(ours, argnums=(0, 1)))(jnp.ones(3), X)
+    by_guess, by_x = jax.jit(mode(ours, argnums=(0, 1)))(jnp.ones(3), X)
     assert jnp.all(by_guess == 0)
     assert jnp.all(jnp.diagonal(by_x) > 0.5)
 
@@ -171,7 +170,7 @@ def test_aux_is_differentiable(mode):
     """Through the solution, and directly in the arguments; to second order."""
     volume = lambda a: with_aux(a).aux["volume"]
     formula = lambda a: a**1.5 + a
-    came = quick_jit(lambda a: (jax.grad(volume)(a), mode(jax.grad(volume))(a)))(2.0)
+    came = jax.jit(lambda a: (jax.grad(volume)(a), mode(jax.grad(volume))(a)))(2.0)
     expected = (jax.grad(formula)(2.0), mode(jax.grad(formula))(2.0))
     assert relative_error(came, expected) <= 1e-9
 
@@ -185,6 +184,6 @@ def test_arguments_that_enter_some_conditions_only(mode, leaf):
     def conditions(y, a):
         return {"u": y["u"] ** 2 - a, "v": y["v"] - y["u"] ** 3}
 
-    came = quick_jit(mode(lambda a: ix.root(conditions, start, a).value[leaf]))(2.0)
+    came = jax.jit(mode(lambda a: ix.root(conditions, start, a).value[leaf]))(2.0)
     expected = {"u": 0.5 * 2.0**-0.5, "v": 1.5 * 2.0**0.5}[leaf]
     assert relative_error(came, expected) <= 1e-9

@@ -11,7 +11,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 A, B = jnp.asarray(0.3 + 0.4j), jnp.asarray(1.0 - 2.0j)
 
@@ -27,7 +26,7 @@ def reflected_formula(a, b):
 
 
 def both(transform, ours, formula, *point):
-    return quick_jit(lambda *p: (transform(ours)(*p), transform(formula)(*p)))(*point)
+    return jax.jit(lambda *p: (transform(ours)(*p), transform(formula)(*p)))(*point)
 
 
 def real_loss(fn):
@@ -125,7 +124,7 @@ def test_single_precision_stays_single():
     fn = lambda y, args: args[0] * jnp.conj(y) + args[1]
     solve = lambda args: ix.fixed_point(fn, jnp.zeros((), jnp.complex64), args)
     loss = lambda args: jnp.abs(solve(args).value - 1j) ** 2
-    solution, gradient = quick_jit(lambda args: (solve(args), jax.grad(loss)(args)))(
+    solution, gradient = jax.jit(lambda args: (solve(args), jax.grad(loss)(args)))(
         (a, b)
     )
     assert solution.value.dtype == jnp.complex64

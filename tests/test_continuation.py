@@ -11,7 +11,6 @@ import scipy.optimize
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 
 def cusp(y, p, a):
@@ -136,7 +135,7 @@ def test_each_point_is_differentiable_at_its_parameter():
         return total, branch
 
     gradients = jax.grad(mean, argnums=(0, 1), has_aux=True)
-    (by_a, by_stop), branch = quick_jit(gradients)(1.0, 1.0)
+    (by_a, by_stop), branch = jax.jit(gradients)(1.0, 1.0)
     y = np.asarray(branch.value[: int(branch.count)])
     assert relative_error(by_a, np.sum(y / (3 * y**2 - 1))) <= 1e-11
     assert relative_error(by_stop, 1 / (3 * y[-1] ** 2 - 1)) <= 1e-11
@@ -144,12 +143,12 @@ def test_each_point_is_differentiable_at_its_parameter():
 
 def test_an_interpolated_fold_has_no_derivative_and_says_so():
     k = int(jnp.argmax(cusp_branch().folds))
-    of_fold = quick_jit(jax.grad(lambda a: follow_cusp(a).fold_parameter[k]))
+    of_fold = jax.jit(jax.grad(lambda a: follow_cusp(a).fold_parameter[k]))
     assert jnp.isnan(of_fold(1.0))
 
 
 def test_lanes_have_their_own_branches():
-    @quick_jit
+    @jax.jit
     @jax.vmap
     def lanes(a, y0):
         return ix.continuation(cusp, y0, -1.0, 1.0, a, max_points=80)
@@ -238,7 +237,7 @@ def test_bratu():
         return ix.fold(bratu, branch.value[k], branch.parameter[k], a).value[1]
 
     # On `parameter a` alone: so the limit is inversely proportional to `a`.
-    value, slope = quick_jit(jax.value_and_grad(limit))(1.0)
+    value, slope = jax.jit(jax.value_and_grad(limit))(1.0)
     assert float(value) == pytest.approx(exact, abs=2e-11)
     assert float(slope) == pytest.approx(-exact, abs=1e-10)
 
@@ -247,7 +246,7 @@ def test_the_fold_of_a_parabola_moves_with_it():
     """`y^2 + p - a = 0` folds at `p = a`, `y = 0`."""
     fn = lambda y, p, a: y**2 + p - a
     limit = lambda a: ix.fold(fn, 0.3, 0.5, a).value[1]
-    value, slope = quick_jit(jax.value_and_grad(limit))(0.7)
+    value, slope = jax.jit(jax.value_and_grad(limit))(0.7)
     assert float(value) == pytest.approx(0.7, abs=1e-14)
     assert float(slope) == pytest.approx(1.0, abs=1e-13)
 
@@ -255,13 +254,13 @@ def test_the_fold_of_a_parabola_moves_with_it():
 def test_derivatives_of_a_fold():
     """`p = 2 (a / 3)^(3/2)`: first, second, and central differences of both."""
     limit = lambda a: ix.fold(cusp, -0.5, 0.4, a).value[1]
-    fold = quick_jit(limit)
+    fold = jax.jit(limit)
     a = 1.3
     closed = 2 * (a / 3) ** 1.5
     assert float(fold(a)) == pytest.approx(closed, abs=1e-12)
-    first = quick_jit(jax.grad(limit))
+    first = jax.jit(jax.grad(limit))
     assert float(first(a)) == pytest.approx((a / 3) ** 0.5, abs=1e-13)
-    second = quick_jit(jax.grad(jax.grad(limit)))(a)
+    second = jax.jit(jax.grad(jax.grad(limit)))(a)
     assert float(second) == pytest.approx(1 / (6 * (a / 3) ** 0.5), abs=1e-12)
     near = lambda t: np.asarray(fold(float(t[0])))
     assert relative_error(first(a), central(near, [a], 1e-3)[0]) <= 1e-10
@@ -285,8 +284,8 @@ def test_a_fold_in_several_unknowns():
     assert float(p) == pytest.approx(float(branch.fold_parameter[k]), rel=1e-4)
 
     fold_parameter = lambda a: ix.fold(fn, near, branch.parameter[k], a).value[1]
-    limit = quick_jit(fold_parameter)
-    slope = quick_jit(jax.grad(fold_parameter))(1.0)
+    limit = jax.jit(fold_parameter)
+    slope = jax.jit(jax.grad(fold_parameter))(1.0)
     differences = central(lambda t: np.asarray(limit(float(t[0]))), [1.0], 1e-3)
     assert relative_error(slope, differences[0]) <= 1e-9
 
@@ -294,7 +293,7 @@ def test_a_fold_in_several_unknowns():
 def test_where_folds_meet_there_is_none():
     """At `a = 0` the folds of the cusp are one: the system is singular there."""
     limit = lambda a: ix.fold(cusp, 0.0, 0.0, a, on_failure="ignore").value[1]
-    value, slope = quick_jit(jax.value_and_grad(limit))(0.0)
+    value, slope = jax.jit(jax.value_and_grad(limit))(0.0)
     assert value == 0.0
     assert jnp.isnan(slope)
 

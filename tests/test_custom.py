@@ -8,7 +8,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 
 def square(y, a):
@@ -38,7 +37,7 @@ ROOT_DERIVATIVES = {  # of sqrt(a) at a = 2
 def test_derivatives_of_every_order(solver):
     solve = ix.custom_root(square)(solver)
     value = lambda a: solve(1.0, a).value
-    came = quick_jit(
+    came = jax.jit(
         lambda a: {
             "value": value(a),
             "jvp": jax.jacfwd(value)(a),
@@ -63,7 +62,7 @@ def test_a_solver_in_jax_is_not_differentiated():
         raise AssertionError("the solver was differentiated")
 
     solve = ix.custom_root(square)(lambda y0, a: solver(y0, a))
-    slope = quick_jit(jax.grad(lambda a: solve(1.0, a).value))(4.0)
+    slope = jax.jit(jax.grad(lambda a: solve(1.0, a).value))(4.0)
     assert relative_error(slope, np.asarray(0.25)) <= 1e-12
 
 
@@ -72,7 +71,7 @@ def test_a_solver_in_jax_is_not_differentiated():
 def test_initial_guess_has_exactly_zero_derivative(mode, solver):
     solve = ix.custom_root(square)(solver)
     value = lambda y0, a: solve(y0, a).value
-    by_guess, by_a = quick_jit(mode(value, argnums=(0, 1)))(1.0, 4.0)
+    by_guess, by_a = jax.jit(mode(value, argnums=(0, 1)))(1.0, 4.0)
     assert float(by_guess) == 0.0
     assert relative_error(by_a, np.asarray(0.25)) <= 1e-12
 
@@ -85,7 +84,7 @@ def test_closed_over_arrays_are_differentiated():
         return ix.custom_root(lambda y, _: w * y**2 - 4)(solver)(1.0).value
 
     points = jnp.asarray([1.0, 2.0, 4.0])
-    came = quick_jit(
+    came = jax.jit(
         lambda w: (
             jax.vmap(jax.grad(value))(w),
             jax.vmap(jax.hessian(value))(w),
@@ -121,7 +120,7 @@ def test_arguments_and_options_that_are_no_arrays(on_host):
         return jnp.sum(solution.value["z"])
 
     a = jnp.asarray([4.0, 9.0])
-    for wrap in (lambda f: f, quick_jit):
+    for wrap in (lambda f: f, jax.jit):
         came = wrap(jax.grad(value))(a)
         assert relative_error(came, np.asarray([1 / 4, 1 / 6])) <= 1e-12
 
@@ -132,7 +131,7 @@ def test_options_have_no_derivative(on_host):
     solver = lambda y0, a, tol: np.sqrt(a) if on_host else heron(y0 + tol, a)
     solve = ix.custom_root(square)(ix.host(solver) if on_host else solver)
     value = lambda a, tol: solve(1.0, a, tol=tol).value
-    for wrap in (lambda f: f, quick_jit):
+    for wrap in (lambda f: f, jax.jit):
         slopes = wrap(jax.grad(value, argnums=(0, 1)))(4.0, 1e-3)
         assert relative_error(slopes[0], np.asarray(0.25)) <= 1e-12
         assert float(slopes[1]) == 0.0
@@ -147,7 +146,7 @@ def test_aux_of_the_solver_is_passed_on():
     solution = solve(1.0, 4.0, label="l")
     assert solution.aux["label"] == "l"
     assert float(solution.aux["twice"]) == 4.0
-    by_value, by_aux = quick_jit(
+    by_value, by_aux = jax.jit(
         lambda a: (
             jax.grad(lambda a: solve(1.0, a, label="l").value)(a),
             jax.grad(lambda a: solve(1.0, a, label="l").aux["twice"])(a),
@@ -161,7 +160,7 @@ def test_aux_of_the_problem_is_differentiable():
     problem = ix.Root(lambda y, a: (y**2 - a, {"cube": y**3 + a}), has_aux=True)
     solve = ix.implicit(problem)(ix.host(exact))
     cube = lambda a: solve(1.0, a).aux["cube"]
-    value, slope = quick_jit(jax.value_and_grad(cube))(4.0)
+    value, slope = jax.jit(jax.value_and_grad(cube))(4.0)
     assert relative_error((value, slope), (np.asarray(12.0), np.asarray(4.0))) <= 1e-12
 
 
@@ -190,8 +189,8 @@ def test_a_solver_that_lies_is_found_out(liar, on_host):
 def test_inside_jit_a_lie_is_nan_and_ignored_it_is_a_status():
     liar = ix.host(LIARS["rough"])
     value = lambda a: ix.custom_root(square)(liar)(1.0, a).value
-    assert np.isnan(quick_jit(jax.value_and_grad(value))(2.0)).all()
-    solution = quick_jit(
+    assert np.isnan(jax.jit(jax.value_and_grad(value))(2.0)).all()
+    solution = jax.jit(
         lambda a: ix.custom_root(square, on_failure="ignore")(liar)(1.0, a)
     )(2.0)
     assert bool(solution.status == ix.Status.not_solved)
@@ -243,7 +242,7 @@ def test_unrolled_differentiates_the_solver():
     two = lambda y0, a: jax.lax.fori_loop(0, 2, lambda _, y: (y + a / y) / 2, y0)
     options = {"derivative": ix.Unrolled(), "on_failure": "ignore"}
     solve = ix.custom_root(square, **options)(two)
-    came = quick_jit(jax.grad(lambda a: solve(1.0, a).value))(4.0)
+    came = jax.jit(jax.grad(lambda a: solve(1.0, a).value))(4.0)
     y1 = 2.5
     assert relative_error(came, (0.5 + 1 / y1 - 4 / y1**2 * 0.5) / 2) <= 1e-12
 
@@ -253,7 +252,7 @@ def test_approximations_do_without_the_solver(derivative):
     fn = lambda y, a: 0.5 * jnp.cos(y) + a
     solver = lambda y0, a: jax.lax.fori_loop(0, 80, lambda _, y: fn(y, a), y0)
     solve = ix.custom_fixed_point(fn, derivative=derivative)(solver)
-    value, slope = quick_jit(jax.value_and_grad(lambda a: solve(0.0, a).value))(0.3)
+    value, slope = jax.jit(jax.value_and_grad(lambda a: solve(0.0, a).value))(0.3)
     assert relative_error(slope, 1 / (1 + 0.5 * np.sin(value))) <= 1e-10
 
 

@@ -16,7 +16,7 @@ import implicax as ix
 
 from .legacy import COMPILER, LEGACY, solved_by
 from .oracles import relative_error
-from .problems import DIRECTIONS, Case, quick_jit
+from .problems import DIRECTIONS, Case
 from .test_derivative_matrix import ENTRIES, allowed, expected, transformations
 
 with_compiler = pytest.mark.skipif(
@@ -31,7 +31,7 @@ def computed(name: str, variant: str) -> dict[str, Any]:
     solver, kind = LEGACY[name]
     case = solved_by(ix.host(solver), kind, variant)
     # The name of a solver of the library's is asked for, and not used.
-    return quick_jit(transformations(case, "Newton"))()
+    return jax.jit(transformations(case, "Newton"))()
 
 
 def eager(case: Case) -> dict[str, Callable[[], Any]]:

@@ -14,7 +14,7 @@ import pytest
 
 from .derivative_matrix import ENTRIES, ORIGIN, allowed, entries, transformations
 from .oracles import ClosedForm, central, relative_error, unrolled
-from .problems import KINDS, SOLVERS, VARIANTS, make, quick_jit
+from .problems import KINDS, SOLVERS, VARIANTS, make
 
 PROGRAMS = [(kind, variant) for kind in KINDS for variant in VARIANTS]
 
@@ -22,7 +22,7 @@ PROGRAMS = [(kind, variant) for kind in KINDS for variant in VARIANTS]
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
     program = transformations(make(kind, variant), SOLVERS[solver])
-    return quick_jit(program)()
+    return jax.jit(program)()
 
 
 @functools.cache
@@ -99,7 +99,7 @@ def test_closed_form_agrees_with_unrolled_autodiff(kind, variant):
     case = make(kind, variant)
     closed, loss = ClosedForm(case), functools.partial(unrolled, case)
 
-    @quick_jit
+    @jax.jit
     def both(t):
         return jax.grad(loss)(t), jax.hessian(loss)(t)
 

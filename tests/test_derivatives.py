@@ -15,7 +15,7 @@ import pytest
 import implicax as ix
 
 from .oracles import ClosedForm, relative_error
-from .problems import DIRECTIONS, SOLVERS, make, quick_jit
+from .problems import DIRECTIONS, SOLVERS, make
 
 A = 0.5 * jnp.asarray([[0.9, 0.4, 0.0], [-0.3, 0.8, 0.2], [0.1, -0.5, 0.7]])
 EXACT = np.linalg.inv(np.eye(3) - A)
@@ -33,7 +33,7 @@ def series(matrix, terms):
 
 
 def jacobian(mode, **options):
-    return quick_jit(mode(lambda x: linear(x, **options).value))(X)
+    return jax.jit(mode(lambda x: linear(x, **options).value))(X)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -102,7 +102,7 @@ def gradient(solver, derivative):
         )
         return CASE.loss(solution.value)
 
-    return quick_jit(jax.grad(loss))(ORIGIN)
+    return jax.jit(jax.grad(loss))(ORIGIN)
 
 
 @functools.cache
@@ -158,7 +158,7 @@ def test_unrolled_second_order():
         )
         return CASE.loss(solution.value)
 
-    came = quick_jit(jax.jacfwd(jax.grad(loss)))(ORIGIN)
+    came = jax.jit(jax.jacfwd(jax.grad(loss)))(ORIGIN)
     expected = ClosedForm(CASE).hessian(np.zeros(DIRECTIONS))
     assert relative_error(came, expected) <= 1e-8
 
@@ -202,7 +202,7 @@ def test_any_lineax_solver(name):
 
     y = EXACT @ X
     expected = (EXACT, EXACT, EXACT.T @ np.diag(6 * y) @ EXACT)
-    assert relative_error(quick_jit(all_of)(X), expected) <= 1e-9
+    assert relative_error(jax.jit(all_of)(X), expected) <= 1e-9
 
 
 def test_neumann_and_phantom_on_a_root():
@@ -213,4 +213,4 @@ def test_neumann_and_phantom_on_a_root():
         (ix.Phantom(4, 1.0), series(A, 4)),
     ):
         solve = lambda x, d=derivative: ix.root(fn, jnp.zeros(3), x, derivative=d).value
-        assert relative_error(quick_jit(jax.jacrev(solve))(X), expected) <= 1e-14
+        assert relative_error(jax.jit(jax.jacrev(solve))(X), expected) <= 1e-14

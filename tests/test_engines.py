@@ -13,7 +13,7 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import make, quick_jit
+from .problems import make
 from .subprocesses import printed_without
 
 W = 0.2 * jnp.asarray([[1.0, -1.0, 0.5], [0.3, 0.8, -0.4], [0.6, 0.1, -0.9]])
@@ -56,7 +56,7 @@ def derivatives(solve):
     """A short version of the derivative matrix, as one program."""
     loss = lambda x: jnp.sum(jnp.sin(solve(x)))
     points = jnp.stack([X, X[::-1]])
-    return quick_jit(
+    return jax.jit(
         lambda: {
             "value": solve(X),
             "jacfwd": jax.jacfwd(solve)(X),
@@ -113,7 +113,7 @@ def test_every_method_of_scipy(method, kind):
     fn = {"root": ahead, "fixed_point": step}[kind]
     solver = ix.SciPy(method)
     solve = lambda x: getattr(ix, kind)(fn, START, x, solver=solver).value
-    value, slope = quick_jit(lambda x: (solve(x), jax.jacrev(solve)(x)))(X)
+    value, slope = jax.jit(lambda x: (solve(x), jax.jacrev(solve)(x)))(X)
     assert relative_error(value, expected()["value"]) <= 1e-9
     assert relative_error(slope, expected()["jacrev"]) <= 1e-9
 
@@ -146,9 +146,9 @@ def test_the_silent_zero_of_root_find_by_bfgs():
         with jax.numpy_dtype_promotion("standard"):
             return jnp.sum(optx.root_find(fn, solver, start, a, max_steps=256).value)
 
-    (value, slope), total = quick_jit(
-        lambda a: (jax.value_and_grad(ours)(a), theirs(a))
-    )(2.0)
+    (value, slope), total = jax.jit(lambda a: (jax.value_and_grad(ours)(a), theirs(a)))(
+        2.0
+    )
     assert relative_error(value, total) <= 1e-8
     assert relative_error(slope, 4 / 7 * jnp.ones(())) <= 1e-8
 
@@ -167,7 +167,7 @@ def test_where_there_is_no_solution(engine):
 @pytest.mark.parametrize("engine", ["SciPy hybr", "Newton"])
 def test_one_bad_lane(engine):
     solve = lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a, solver=ENGINES[engine])
-    program = quick_jit(
+    program = jax.jit(
         jax.vmap(lambda a: (solve(a), jax.grad(lambda a: solve(a).value)(a)))
     )
     batch, slopes = program(jnp.asarray([1.0, -1.0, 4.0]))
@@ -189,7 +189,7 @@ def test_derivatives_that_take_the_solvers_steps(engine, derivative):
 def test_derivatives_that_do_not(derivative):
     solver = ENGINES["SciPy hybr"]
     solve = lambda x: solution(x, solver, "fixed_point", derivative=derivative).value
-    came = quick_jit(jax.jacrev(solve))(X)
+    came = jax.jit(jax.jacrev(solve))(X)
     assert relative_error(came, expected()["jacrev"]) <= 1e-8
 
 

@@ -20,7 +20,6 @@ import scipy.stats
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
@@ -130,7 +129,7 @@ def tuned():
     found = {}
     for name, (fit, loss) in models.items():
         mean_loss = tuning.cross_validation(fit, loss, data)
-        losses = quick_jit(jax.vmap(jax.value_and_grad(mean_loss)))
+        losses = jax.jit(jax.vmap(jax.value_and_grad(mean_loss)))
         found[name] = mean_loss, losses, tuning.validation_curve(losses)
     return data, found
 

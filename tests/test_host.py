@@ -15,7 +15,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 POINTS = jnp.arange(1.0, 9.0)
 BAD = 2  # the lane that fails
@@ -73,7 +72,7 @@ def test_one_bad_lane_of_eight(one_bad_lane):
     value = lambda a: solve(a).value
     weights = jnp.linspace(0.5, 2.0, 8)
 
-    @quick_jit
+    @jax.jit
     def program(points):
         batch = jax.vmap(solve)(points)
         total = lambda points: jnp.sum(weights * jax.vmap(value)(points))
@@ -106,7 +105,7 @@ def test_one_bad_lane_outside_jit_says_why(one_bad_lane):
 
 def test_ignored_failures_are_in_the_status():
     solve, host = roots_of(lambda y0, a: raises(a), on_failure="ignore")
-    solution = quick_jit(solve)(2.0)
+    solution = jax.jit(solve)(2.0)
     assert bool(solution.status == ix.Status.failed)
     assert list(host.failures) == ["ArithmeticError: overflow in subroutine 7"]
 
@@ -116,7 +115,7 @@ def test_the_last_messages_are_kept():
         raise ValueError(f"{int(a)}")
 
     solve, host = roots_of(solver, on_failure="ignore")
-    jax.block_until_ready(quick_jit(jax.vmap(solve))(jnp.arange(1.0, 101.0)))
+    jax.block_until_ready(jax.jit(jax.vmap(solve))(jnp.arange(1.0, 101.0)))
     assert len(host.failures) == 64
     assert all(message.startswith("ValueError: ") for message in host.failures)
 
@@ -147,7 +146,7 @@ def test_what_the_solver_sees():
     solve = ix.custom_root(lambda y, args: {"z": y["z"] - args["a"]})(ix.host(solver))
     others = {"name": "heat", "none": None, "call": lambda x: 2 * x}
 
-    @quick_jit
+    @jax.jit
     def program(points):
         def value(a):
             args = {"a": a, "shared": jnp.ones((2, 3), jnp.float32), **others}
@@ -179,7 +178,7 @@ def test_lanes_run_side_by_side_on_as_many_threads_as_asked():
         return np.sqrt(a)
 
     solve = ix.custom_root(square)(ix.host(solver, threads=4))
-    came = quick_jit(jax.vmap(lambda a: solve(1.0, a).value))(POINTS)
+    came = jax.jit(jax.vmap(lambda a: solve(1.0, a).value))(POINTS)
     assert relative_error(came, np.sqrt(POINTS)) <= 1e-12
     assert len(names) == 4
 
@@ -195,7 +194,7 @@ def test_one_thread_means_one_at_a_time():
 
     host = ix.host(solver, threads=1)
     solve = ix.custom_root(square)(host)
-    came = quick_jit(jax.vmap(lambda a: solve(1.0, a).value))(POINTS)
+    came = jax.jit(jax.vmap(lambda a: solve(1.0, a).value))(POINTS)
     assert relative_error(came, np.sqrt(POINTS)) <= 1e-12
     assert not host.failures
 
@@ -207,15 +206,15 @@ def test_nested_vmap():
     )
     slope = jax.grad(lambda a, b: solve(1.0, (a, b)).value)
     inner = jax.vmap(slope, in_axes=(None, 0))
-    came = quick_jit(jax.vmap(inner, in_axes=(0, None)))(POINTS, 2 * POINTS[:3])
+    came = jax.jit(jax.vmap(inner, in_axes=(0, None)))(POINTS, 2 * POINTS[:3])
     expected = 0.5 * np.sqrt(2 * POINTS[None, :3] / POINTS[:, None])
     assert relative_error(came, expected) <= 1e-12
 
 
 def test_many_calls_in_a_row():
     solve, _ = roots_of(lambda y0, a: np.sqrt(a))
-    step = quick_jit(jax.value_and_grad(lambda a: solve(a).value))
-    scanned = quick_jit(
+    step = jax.jit(jax.value_and_grad(lambda a: solve(a).value))
+    scanned = jax.jit(
         lambda a: jax.lax.scan(lambda a, _: (solve(a + 1).value, None), a, None, 500)[0]
     )
     for k in range(500):
@@ -228,7 +227,7 @@ def test_many_calls_in_a_row():
 
 def test_calls_from_many_threads():
     solve, _ = roots_of(lambda y0, a: np.sqrt(a))
-    step = quick_jit(jax.vmap(jax.grad(lambda a: solve(a).value)))
+    step = jax.jit(jax.vmap(jax.grad(lambda a: solve(a).value)))
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         came = [*pool.map(lambda k: step(POINTS * k), range(1, 33))]
     expected = [0.5 / np.sqrt(POINTS * k) for k in range(1, 33)]
@@ -245,7 +244,7 @@ def test_a_solver_with_threads_of_its_own():
     solve = ix.custom_root(square)(ix.host(solver))
     a = jnp.linspace(1.0, 2.0, 64).reshape(8, 8)
     value = lambda a: jnp.sum(solve(jnp.ones(8), a).value)
-    came = quick_jit(jax.vmap(jax.grad(value)))(a)
+    came = jax.jit(jax.vmap(jax.grad(value)))(a)
     assert relative_error(came, 0.5 / np.sqrt(a)) <= 1e-12
 
 
@@ -298,7 +297,7 @@ def test_threads_must_be_a_count(threads):
 def test_by_itself_it_has_no_derivative_and_answers():
     host = ix.host(lambda y0, a: np.sqrt(a))
     assert float(host(1.0, 4.0)) == 2.0
-    assert float(quick_jit(host)(1.0, 4.0)) == 2.0
+    assert float(jax.jit(host)(1.0, 4.0)) == 2.0
 
 
 @pytest.mark.parametrize("answer", [lambda y0, a: None, lambda y0, a: exit(3)])

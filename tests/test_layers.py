@@ -19,7 +19,6 @@ from flax import nnx
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 SAMPLES, WIDTH, STEPS = 64, 16, 100
 CERTIFIED = (0, 30, 60, 99)
@@ -153,8 +152,8 @@ NETS = {"equinox": equinox_net, "nnx": nnx_net}
 def test_it_trains_certified_in_constant_memory(name):
     net = NETS[name]()
     problem = ix.FixedPoint(net.cell)
-    step = quick_jit(train_step(net))
-    certify = quick_jit(lambda z, params: ix.certify(net.loss, problem, z, params))
+    step = jax.jit(train_step(net))
+    certify = jax.jit(lambda z, params: ix.certify(net.loss, problem, z, params))
     params, memory = net.params, OPTIMISER.init(net.params)
     losses, alive = [], []
     gc.collect()
@@ -180,7 +179,7 @@ def test_memory_does_not_depend_on_the_number_of_iterations(name):
     memory = OPTIMISER.init(net.params)
 
     def temporary(max_steps):
-        step = quick_jit(train_step(net, max_steps))
+        step = jax.jit(train_step(net, max_steps))
         program = step.lower(net.params, memory).compile()
         return program.memory_analysis().temp_size_in_bytes
 

@@ -15,7 +15,6 @@ import pytest
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 ANGLES = 2 * np.pi * np.arange(5) / 5
 ANCHORS = 6 * np.stack([np.cos(ANGLES), np.sin(ANGLES)], axis=1)
@@ -58,7 +57,7 @@ def unrolled(measured, steps=20):
 def oracle():
     """Position, Jacobian, and Hessian of the loss."""
     of = lambda m: loss(unrolled(m))
-    return quick_jit(
+    return jax.jit(
         lambda m: (unrolled(m), jax.jacrev(unrolled)(m), jax.jacfwd(jax.jacrev(of))(m))
     )
 
@@ -68,7 +67,7 @@ def ours(solver):
     solve = functools.partial(position, solver=solver and getattr(ix, solver)())
     of = lambda m: loss(solve(m))
 
-    @quick_jit
+    @jax.jit
     def program(m):
         firsts = [jax.jacrev(solve)(m), jax.jacfwd(solve)(m)]
         seconds = [
@@ -112,7 +111,7 @@ def test_the_oracle_agrees_with_differences(bias):
 @functools.cache
 def by_gauss_newton():
     solve = functools.partial(position, hessian="gauss_newton")
-    return quick_jit(lambda m: (jax.jacrev(solve)(m), jax.jacfwd(solve)(m)))
+    return jax.jit(lambda m: (jax.jacrev(solve)(m), jax.jacfwd(solve)(m)))
 
 
 @pytest.mark.parametrize("bias", BIASES)

@@ -12,7 +12,6 @@ import pytest
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 CASES = [
     ("minimum", 60),
@@ -65,7 +64,7 @@ def computed(name, n):
         y = solution.value
         return jnp.sum(weights * y + y**2 / 2), (y, solution)
 
-    program = quick_jit(jax.value_and_grad(loss, has_aux=True))
+    program = jax.jit(jax.value_and_grad(loss, has_aux=True))
     return program, program(jnp.zeros(3))
 
 

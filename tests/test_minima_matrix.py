@@ -17,7 +17,7 @@ import implicax as ix
 
 from .derivative_matrix import ENTRIES, ORIGIN, allowed, entries, transformations
 from .oracles import central, relative_error, unrolled, unrolled_solution
-from .problems import MINIMA, Case, make, quick_jit, squares
+from .problems import MINIMA, Case, make, squares
 
 MINIMISERS = {
     "TrustRegion": ix.TrustRegion(),
@@ -38,7 +38,7 @@ def in_double(kind: str, variant: str) -> Case:
 
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
-    return quick_jit(transformations(make(kind, variant), MINIMISERS[solver]))()
+    return jax.jit(transformations(make(kind, variant), MINIMISERS[solver]))()
 
 
 @functools.cache
@@ -51,7 +51,7 @@ def oracle(kind: str, variant: str) -> Any:
     tangents = lambda t: jax.vmap(
         lambda d: jax.jvp(row, (t,), (d,)), out_axes=(None, -1)
     )(jnp.eye(t.size))
-    return quick_jit(loss), quick_jit(jax.grad(loss)), quick_jit(tangents)
+    return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(tangents)
 
 
 @functools.cache
@@ -59,7 +59,7 @@ def expected(kind: str, variant: str) -> dict[str, Any]:
     case = in_double(kind, variant)
     _, gradient, tangents = oracle(kind, variant)
     solve = functools.partial(unrolled_solution, case)
-    vjp = quick_jit(lambda args: jax.vjp(solve, args)[1](case.cotangent)[0])(case.args)
+    vjp = jax.jit(lambda args: jax.vjp(solve, args)[1](case.cotangent)[0])(case.args)
     z, dz = map(np.asarray, tangents(jnp.asarray(ORIGIN)))
     gradients = np.stack([gradient(t) for t in case.points])
     hessian = central(lambda t: np.asarray(gradient(t)), ORIGIN, 5e-4)
@@ -132,7 +132,7 @@ def test_the_oracle_agrees_with_differences(kind, variant):
     units = np.concatenate([np.eye(flat.size), 1j * np.eye(flat.size)])
     units = units if case.dtype.kind == "c" else units[: flat.size].real
 
-    @quick_jit
+    @jax.jit
     def objective(s, d):
         y = unravel(z + s.astype(flat.dtype) * d)
         out = ravel_pytree(case.fn(y, case.args))[0]

@@ -17,7 +17,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 from .subprocesses import printed_without
 
 W = jnp.eye(3) + 0.2 * jnp.asarray(
@@ -85,7 +84,7 @@ def solution(kind, x, solver, **options):
 def derivatives(solve, x, points):
     """A short version of the derivative matrix, as one program."""
     loss = lambda x: jnp.sum(jnp.sin(solve(x)))
-    return quick_jit(
+    return jax.jit(
         lambda: {
             "value": solve(x),
             "jacfwd": jax.jacfwd(solve)(x),
@@ -239,7 +238,7 @@ def test_bisection():
     bisection = optx.Bisection(rtol=1e-12, atol=1e-12)
     solver = ix.Optimistix(bisection, {"lower": 0.0, "upper": jnp.asarray(9.0)})
     solve = lambda a: ix.root(lambda y, a: y**3 - a, 1.0, a, solver=solver).value
-    value, slope = quick_jit(jax.value_and_grad(solve))(8.0)
+    value, slope = jax.jit(jax.value_and_grad(solve))(8.0)
     assert relative_error(value, jnp.asarray(2.0)) <= 1e-10
     assert relative_error(slope, jnp.asarray(1 / 12)) <= 1e-10
 
@@ -282,7 +281,7 @@ def test_steps_of_optax_can_be_unrolled():
     solver = ix.Optax(optax.sgd(0.3))
     options = {"derivative": ix.Unrolled(), "max_steps": 200}
     solve = lambda x: solution("minimize", x, solver, **options).value
-    slope = quick_jit(jax.jacrev(solve))(X)
+    slope = jax.jit(jax.jacrev(solve))(X)
     assert relative_error(slope, expected("minimize")["jacrev"]) <= 1e-8
 
 
@@ -319,9 +318,9 @@ def test_dtypes(kind, dtype):
         )
         return solve(a, solver), jax.grad(loss)(a)
 
-    wanted = quick_jit(functools.partial(both, solver=ix.TrustRegion()))(a)
+    wanted = jax.jit(functools.partial(both, solver=ix.TrustRegion()))(a)
     for engine in engines:
-        came = quick_jit(functools.partial(both, solver=engine))(a)
+        came = jax.jit(functools.partial(both, solver=engine))(a)
         assert {leaf.dtype for leaf in jax.tree.leaves(came)} == {jnp.dtype(dtype)}
         limit = 2e-4 if dtype == "float32" else 1e-8
         assert relative_error(came, wanted) <= limit, engine
@@ -336,7 +335,7 @@ def test_one_bad_lane_of_minima(name):
     cost = lambda y, a: a * y**2 + y
     solve = lambda a: ix.minimize(cost, 1.0, a, solver=ANY[name])
     both = lambda a: (solve(a), jax.grad(lambda a: solve(a).value)(a))
-    batch, slopes = quick_jit(jax.vmap(both))(jnp.asarray([1.0, -1.0, 2.0]))
+    batch, slopes = jax.jit(jax.vmap(both))(jnp.asarray([1.0, -1.0, 2.0]))
     assert (batch.status == ix.Status.converged).tolist() == [True, False, True]
     assert relative_error(batch.value[::2], jnp.asarray([-0.5, -0.25])) <= 1e-8
     assert relative_error(slopes[::2], jnp.asarray([0.5, 0.125])) <= 1e-8
@@ -350,7 +349,7 @@ def test_one_bad_lane_of_fits(name):
     solver = ENGINES["least_squares"][name]
     solve = lambda a: ix.least_squares(fn, 2.0, a, solver=solver)
     both = lambda a: (solve(a), jax.grad(lambda a: solve(a).value)(a))
-    batch, slopes = quick_jit(jax.vmap(both))(jnp.asarray([1.0, -1.0]))
+    batch, slopes = jax.jit(jax.vmap(both))(jnp.asarray([1.0, -1.0]))
     assert (batch.status == ix.Status.converged).tolist() == [True, False]
     # F = 2 y (y^2 - s) + y - s with s = sqrt(a): dy/ds = 3 / 5 at y = s = 1.
     assert relative_error(batch.value[0], jnp.asarray(1.0)) <= 1e-8

@@ -11,7 +11,6 @@ import pytest
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 START = jnp.zeros(3)
 POINT = np.array([0.4, -0.3, 0.8])
@@ -44,13 +43,13 @@ def computed(name):
     call = CALLS[name]
     value = lambda a: call(a).objective
 
-    @quick_jit
+    @jax.jit
     def program(a):
         gradients = {"forward": jax.jacfwd(value)(a), "reverse": jax.jacrev(value)(a)}
         hessians = {key: nest(value)(a) for key, nest in NESTINGS.items()}
         return value(a), gradients, hessians
 
-    return quick_jit(value), quick_jit(jax.grad(value)), program(jnp.asarray(POINT))
+    return jax.jit(value), jax.jit(jax.grad(value)), program(jnp.asarray(POINT))
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
@@ -160,7 +159,7 @@ def test_a_hand_written_solver_gets_derivatives(name):
     solve = ix.implicit(PROBLEMS[name])(descend)
     ours = CALLS[name]
 
-    @quick_jit
+    @jax.jit
     def both(a):
         solution = solve(START, a)
         jacobian = jax.jacrev(lambda a: solve(START, a).value)(a)
@@ -183,7 +182,7 @@ def test_a_solver_that_lies_is_found_out(name):
     raising = ix.implicit(PROBLEMS[name])(lie)
     with pytest.raises(ix.ConvergenceError, match="not solved"):
         raising(START, jnp.asarray(POINT))
-    value, slope = quick_jit(jax.value_and_grad(lambda a: raising(START, a).objective))(
+    value, slope = jax.jit(jax.value_and_grad(lambda a: raising(START, a).objective))(
         jnp.asarray(POINT)
     )
     assert np.isnan(value)

@@ -22,7 +22,6 @@ from jax.flatten_util import ravel_pytree
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 EXAMPLES = pathlib.Path(__file__).parent.parent / "examples"
 with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
@@ -180,7 +179,7 @@ def test_the_branch_turns_round():
     assert scale[0] == scale[-1] == 1
     assert 0 < nose.scale / np.max(scale) - 1 < 1e-2
     assert relative_error(branch.fold_parameter[top], nose.scale) < 1e-4
-    balance = quick_jit(jax.vmap(flow.balance_at, in_axes=(0, 0, None)))
+    balance = jax.jit(jax.vmap(flow.balance_at, in_axes=(0, 0, None)))
     imbalances = balance(branch.value, branch.parameter, flow.args)
     for found in jax.tree.leaves(imbalances):
         assert np.max(np.abs(found[:count])) < 1e-9

@@ -2,7 +2,7 @@
 
 Every verdict is held in both directions: a problem that is no longer solved, and one
 that is and should not be, are both told (`benchmarks/known_failures.py`). Programs are
-compiled without optimisation, each once: compiling is most of the time.
+compiled once each: compiling is most of the time.
 """
 
 import functools
@@ -16,7 +16,6 @@ from benchmarks.known_failures import KNOWN, REFUSED, UNFLAGGED
 from benchmarks.problems import Regression, nist
 
 import implicax as ix
-from tests.problems import quick_jit
 
 SOLVERS = {
     "default": None,
@@ -55,7 +54,7 @@ def program(kind, fn, name, is_regression):
         return found, fn(found.value, args), errors
 
     if name != "default":
-        return quick_jit(run)
+        return jax.jit(run)
 
     def differentiated(y0, args):
         """... and the gradient of a loss in the problem's data."""
@@ -67,7 +66,7 @@ def program(kind, fn, name, is_regression):
         gradient, found = jax.grad(weighted, has_aux=True)(args)
         return *found, gradient
 
-    return quick_jit(differentiated)
+    return jax.jit(differentiated)
 
 
 @functools.cache
@@ -116,7 +115,7 @@ def bars(library_name):
 
 @functools.cache
 def certifying(kind, fn):
-    return quick_jit(certificate(kind, fn))
+    return jax.jit(certificate(kind, fn))
 
 
 def check_derivatives(library_name):

@@ -13,7 +13,7 @@ from jax.extend import core as jex_core
 
 import implicax as ix
 
-from .problems import KINDS, SOLVERS, make, quick_jit
+from .problems import KINDS, SOLVERS, make
 
 
 def primitives(value):
@@ -156,7 +156,7 @@ def temporary_bytes(kind, derivative, max_steps):
         )
         return case.loss(solution.value)
 
-    compiled = quick_jit(jax.grad(loss)).lower(case.args).compile()
+    compiled = jax.jit(jax.grad(loss)).lower(case.args).compile()
     return compiled.memory_analysis().temp_size_in_bytes
 
 
@@ -201,7 +201,7 @@ def test_a_new_tolerance_does_not_trace_again(name, key):
 
     other = {"rtol": "atol", "atol": "rtol"}[key]
 
-    @quick_jit
+    @jax.jit
     def solve(value):
         traces.append(value)
         solver = type(SOLVERS[name])(**{key: value, other: 0.0})

@@ -10,7 +10,6 @@ import pytest
 import implicax as ix
 
 from .oracles import central, relative_error
-from .problems import quick_jit
 
 SCALE = 0.7
 LOSSES = {
@@ -161,7 +160,7 @@ def derivatives(name, oracle):
     function = functools.partial(unrolled_loss_of if oracle else loss_of, name)
     by_scale = lambda s: function(DATA, s)
 
-    @quick_jit
+    @jax.jit
     def program(data, scale):
         value, gradient = jax.value_and_grad(function, (0, 1))(data, scale)
         along = lambda t: function(data.at[:3].add(t), scale + t[0])

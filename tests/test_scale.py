@@ -14,7 +14,7 @@ import implicax as ix
 
 from . import large_worker
 from .oracles import central, relative_error
-from .problems import KINDS, quick_jit
+from .problems import KINDS
 
 # --- a million unknowns -------------------------------------------------------------
 
@@ -107,14 +107,14 @@ def check_lanes(lanes, came):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_lanes_at_once(lanes, kind):
-    check_lanes(lanes, quick_jit(jax.vmap(loss_of_a_lane(kind)))(lanes))
+    check_lanes(lanes, jax.jit(jax.vmap(loss_of_a_lane(kind)))(lanes))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_ten_thousand_lanes_in_chunks(lanes, kind):
     """10,000 is not a multiple of the chunk: the last one is shorter."""
     chunked = lambda a: jax.lax.map(loss_of_a_lane(kind), a, batch_size=768)
-    check_lanes(lanes, quick_jit(chunked)(lanes))
+    check_lanes(lanes, jax.jit(chunked)(lanes))
 
 
 # --- Kepler's equation --------------------------------------------------------------
@@ -184,9 +184,9 @@ def test_sensitivities_of_a_stiff_network(rates):
         return jnp.stack(list(steady_state(k).values()))
 
     zero = jnp.zeros(len(KEYS))
-    forward = quick_jit(jax.jacfwd(logarithms))(zero)
-    reverse = quick_jit(jax.jacrev(logarithms))(zero)
-    differences = central(quick_jit(logarithms), np.zeros(len(KEYS)), 1e-3)
+    forward = jax.jit(jax.jacfwd(logarithms))(zero)
+    reverse = jax.jit(jax.jacrev(logarithms))(zero)
+    differences = central(jax.jit(logarithms), np.zeros(len(KEYS)), 1e-3)
     assert relative_error(forward, differences) <= 1e-8
     assert relative_error(reverse, differences) <= 1e-8
 

@@ -27,7 +27,6 @@ from jax.scipy.special import logsumexp
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 N = 64
 WEIGHTS = (0.1, 0.01)
@@ -253,7 +252,7 @@ def programs(route, loss):
         g, forward_over_reverse = jax.jvp(gradient, (p,), (direction,))
         return g, forward, forward_over_reverse, jax.grad(along)(p)
 
-    return quick_jit(derivatives)
+    return jax.jit(derivatives)
 
 
 @pytest.mark.parametrize(
@@ -297,7 +296,7 @@ def test_derivatives_are_those_of_central_differences(route, loss):
 
 def certify(fn, f, p):
     problem = ix.FixedPoint(fn)
-    return quick_jit(lambda f, p: ix.certify(gauge_dependent, problem, f, p))(f, p)
+    return jax.jit(lambda f, p: ix.certify(gauge_dependent, problem, f, p))(f, p)
 
 
 def test_what_depends_on_the_gauge_is_not_determined():
@@ -305,7 +304,7 @@ def test_what_depends_on_the_gauge_is_not_determined():
     p = {**problem, "eps": jnp.asarray(0.05)}
     for route in ("fixed_point, free", "custom_root, free"):
         solve = ROUTES[route]
-        gradient = quick_jit(jax.grad(lambda p, s=solve: gauge_dependent(s(p), p)))(p)
+        gradient = jax.jit(jax.grad(lambda p, s=solve: gauge_dependent(s(p), p)))(p)
         assert all(np.isnan(leaf).all() for leaf in jax.tree.leaves(gradient)), route
     certificate = certify(sweep, sinkhorn(jnp.zeros(N), p), p)
     assert not certificate.ok
@@ -324,7 +323,7 @@ def test_once_the_gauge_is_fixed_it_is_determined_and_certified():
         f = ROUTES["fixed_point, free"](p)
         return gauge_dependent(f - jnp.mean(f), p)
 
-    came = quick_jit(jax.grad(free))(p)
+    came = jax.jit(jax.grad(free))(p)
     for name, direction in directions.items():
         expected = np.vdot(certificate.gradient[name], direction)
         assert np.vdot(came[name], direction) == pytest.approx(expected, rel=1e-7)
@@ -338,7 +337,7 @@ def test_masses_that_do_not_balance_have_no_derivative():
     def cost(p):
         return transport_cost(ROUTES["custom_fixed_point, free"](p), p)
 
-    _, tangent = quick_jit(lambda p, more: jax.jvp(cost, (p,), (more,)))(p, more)
+    _, tangent = jax.jit(lambda p, more: jax.jvp(cost, (p,), (more,)))(p, more)
     assert np.isnan(tangent)
 
 

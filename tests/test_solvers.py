@@ -11,7 +11,7 @@ import pytest
 import implicax as ix
 
 from .oracles import ClosedForm, relative_error
-from .problems import DIRECTIONS, KINDS, SIZE, SOLVERS, make, quick_jit, restore
+from .problems import DIRECTIONS, KINDS, SIZE, SOLVERS, make, restore
 
 #: Steps that each may take on the contractions of `problems.py` (rate about 1/2, so
 #: plain iteration needs about log2(1 / 4e-11) = 35).
@@ -79,7 +79,7 @@ def test_step_by_step(name, kind):
     system = ix.System(residual, fixed_point=fixed_point)
     solver = SOLVERS[name]
     state, steps = solver.init(system, start), 0
-    step = quick_jit(functools.partial(solver.step, system))
+    step = jax.jit(functools.partial(solver.step, system))
     while not solver.converged(state):
         state, steps = step(state), steps + 1
         assert steps < 60
@@ -304,7 +304,7 @@ def test_matrix_free(size, solver, derivative):
         )
         return jnp.sum(weights * solution.value), solution
 
-    gradient, solution = quick_jit(jax.grad(loss, has_aux=True))(a)
+    gradient, solution = jax.jit(jax.grad(loss, has_aux=True))(a)
     y = np.asarray(solution.value)
     assert np.linalg.norm(ring(y, a)) <= 1e-8 * np.linalg.norm(a)
     left = adjoint_residual(np.asarray(gradient), y, np.asarray(weights))
@@ -321,7 +321,7 @@ def test_large_fixed_point():
         y = ix.fixed_point(fn, jnp.zeros(size), x).value
         return jnp.sum(y**2) / 2, y
 
-    g, y = map(np.asarray, quick_jit(jax.grad(loss, has_aux=True))(x))
+    g, y = map(np.asarray, jax.jit(jax.grad(loss, has_aux=True))(x))
     # (I - A)^T g = y
     left = g - 0.4 * (1 - np.tanh(y) ** 2) * np.roll(g, -1) - y
     assert np.linalg.norm(left) <= 1e-9 * np.linalg.norm(y)

@@ -47,9 +47,10 @@ def solution(F, y0, choice):
 
 @pytest.mark.parametrize("name", LINEAR_SOLVERS)
 def test_a_regular_system_is_solved_by_any_linear_solver(name):
-    M = jnp.asarray([[3.0, 1.0], [0.5, 2.0]])
-    solve = solution(lambda y, a: M @ y + y**3 - a, [0.0, 0.0], LINEAR_SOLVERS[name])
-    a = jnp.asarray([1.0, 2.0])
+    # (Of two unknowns, lineax 0.1.1's BiCGStab meets the solution exactly, and 0/0.)
+    M = 3 * jnp.eye(5) + jnp.sin(jnp.arange(25.0).reshape(5, 5) ** 2)
+    solve = solution(lambda y, a: M @ y + y**3 - a, jnp.zeros(5), LINEAR_SOLVERS[name])
+    a = jnp.linspace(1.0, 2.0, 5)
     y = np.asarray(solve(a))
     exact = np.linalg.inv(np.asarray(M) + np.diag(3 * y**2))
     np.testing.assert_allclose(jax.jacrev(solve)(a), exact, rtol=1e-8)

@@ -10,7 +10,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 Status = ix.Status
 ROOT5, ROOT10 = np.sqrt(5.0), np.sqrt(10.0)
@@ -117,7 +116,7 @@ def test_a_maximum_is_left():
 def test_indefinite_starts():
     fn = lambda y, a: jnp.sum(jnp.cos(a * y) + 0.01 * y**2)
     starts = jnp.asarray(np.random.default_rng(3).normal(size=(20, 3)))
-    found = quick_jit(jax.vmap(lambda y: minimize(fn, y, 1.0)))(starts)
+    found = jax.jit(jax.vmap(lambda y: minimize(fn, y, 1.0)))(starts)
     assert np.all(found.status == Status.converged)
     hessians = jax.vmap(lambda y: jax.hessian(fn)(y, 1.0))(found.value)
     assert np.linalg.eigvalsh(hessians).min() > 0
@@ -235,7 +234,7 @@ def test_mixed_precision():
 def test_a_failing_lane_keeps_its_trouble_to_itself():
     fn = lambda y, a: a * y**2 - y + 0 * jnp.log(a)
     solve = lambda a: ix.minimize(fn, 5.0, a)
-    both = quick_jit(
+    both = jax.jit(
         lambda a: (jax.vmap(solve)(a), jax.vmap(jax.grad(lambda a: solve(a).value))(a))
     )
     found, slope = both(jnp.asarray([1.0, -1.0, 2.0]))

@@ -12,7 +12,6 @@ import pytest
 import implicax as ix
 
 from .oracles import relative_error
-from .problems import quick_jit
 
 A = 2.0
 POINTS = jnp.asarray([1.0, 2.0, 3.0])
@@ -78,7 +77,7 @@ def solve_with(cube, solver, kind="root"):
 def test_reverse_mode(solver, kind, cube):
     solve = solve_with(CUBES[cube], SOLVERS[solver], kind)
     program = jax.vmap(jax.value_and_grad(solve))
-    came = quick_jit(program)(POINTS)
+    came = jax.jit(program)(POINTS)
     assert relative_error(came, exact(np.asarray(POINTS))) <= 1e-8
 
 
@@ -87,7 +86,7 @@ def test_reverse_mode(solver, kind, cube):
 def test_reverse_mode_through_engines(engine, cube):
     """`hybr` and `lm` want a Jacobian: it is made of rows, by the VJP."""
     solve = solve_with(CUBES[cube], ENGINES[engine])
-    came = quick_jit(jax.vmap(jax.value_and_grad(solve)))(POINTS)
+    came = jax.jit(jax.vmap(jax.value_and_grad(solve)))(POINTS)
     assert relative_error(came, exact(np.asarray(POINTS))) <= 1e-8
 
 
@@ -95,7 +94,7 @@ def test_reverse_mode_through_optimistix():
     solve = solve_with(
         in_jax, optx.FixedPointIteration(rtol=1e-10, atol=1e-10), "fixed_point"
     )
-    came = quick_jit(jax.value_and_grad(solve))(A)
+    came = jax.jit(jax.value_and_grad(solve))(A)
     assert relative_error(came, exact(A)) <= 1e-8
 
 
@@ -108,14 +107,14 @@ def test_reverse_mode_of_a_decorated_solver(cube):
         fn = lambda y, _: CUBES[cube](y) + y - b
         return ix.custom_root(fn)(legacy)(jnp.asarray(0.5), b).value
 
-    came = quick_jit(jax.vmap(jax.value_and_grad(solve)))(POINTS)
+    came = jax.jit(jax.vmap(jax.value_and_grad(solve)))(POINTS)
     assert relative_error(came, exact(np.asarray(POINTS))) <= 1e-12
 
 
 def test_reverse_over_reverse():
     """`y'' = -6 y / (1 + 3 y^2)^3`, where the VJP can itself be differentiated."""
     solve = solve_with(in_jax, ix.Newton())
-    came = quick_jit(jax.grad(jax.grad(solve)))(A)
+    came = jax.jit(jax.grad(jax.grad(solve)))(A)
     y, slope = exact(A)
     assert relative_error(came, -6 * y * slope**3) <= 1e-8
 
@@ -186,7 +185,7 @@ class TestOfMinimaAGradientIsEnough:
                 )
                 return found.value, found.objective
 
-            return quick_jit(lambda a: (jax.jacfwd(solve)(a), jax.jacrev(solve)(a)))(
+            return jax.jit(lambda a: (jax.jacfwd(solve)(a), jax.jacrev(solve)(a)))(
                 self.ARGS
             )
 
