@@ -30,9 +30,11 @@ ENTRIES = (
 )
 
 
-def transformations(case: Case, solver: Any) -> Callable[[], dict[str, Any]]:
+def transformations(
+    case: Case, solver: Any, **options: Any
+) -> Callable[[], dict[str, Any]]:
     """All entries of the matrix as one function without arguments."""
-    solve = lambda args: case.solve(solver, args)
+    solve = lambda args, y0=None: case.solve(solver, args, y0, **options)
     solution = lambda t: solve(case.along(t))
     loss = lambda t: case.loss(solution(t))
 
@@ -52,7 +54,7 @@ def transformations(case: Case, solver: Any) -> Callable[[], dict[str, Any]]:
         """Continuation: each solve starts at the solution before it."""
 
         def body(y: Any, t: Any) -> tuple[Any, Any]:
-            y = case.solve(solver, case.along(t), y)
+            y = solve(case.along(t), y)
             return y, case.loss(y)
 
         return weigh(jax.lax.scan(body, case.start(), points)[1])

@@ -136,7 +136,10 @@ def solved_by(solver: Callable[..., Any], kind: str, variant: str) -> Case:
     decorated = decorate(case, solver)
 
     class Foreign(Case):
-        def solve(self, solver: Any, args: Any, y0: Any = None) -> Any:
+        def solve(
+            self, solver: Any, args: Any, y0: Any = None, *, max_steps: int = 256
+        ) -> Any:
+            del solver, max_steps
             return decorated(self.start() if y0 is None else y0, args).value
 
     return Foreign(*case)

@@ -96,12 +96,13 @@ class Case(NamedTuple):
             return {"near": z + cubic / 4 - affine, "far": jnp.tanh(z)}
         return restore(z + cubic / 4 - affine)
 
-    def solve(self, solver: Any, args: Any, y0: Any = None) -> Any:
+    def solve(
+        self, solver: Any, args: Any, y0: Any = None, *, max_steps: int = 256
+    ) -> Any:
         """The solution as a dict, with the solver's tolerances."""
         call = getattr(ix, self.kind)
         y0 = self.start() if y0 is None else y0
-        # (The first-order methods of others take hundreds of steps.)
-        return call(self.fn, y0, args, solver=solver, max_steps=2000).value
+        return call(self.fn, y0, args, solver=solver, max_steps=max_steps).value
 
     def along(self, t: Any) -> dict[str, Any]:
         """The arguments displaced by the coordinates `t` along the directions."""

@@ -27,9 +27,7 @@ import implicax as ix
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
-#: `test_sharding.py` executes it, on the eight devices that it speaks of.
-ON_EIGHT_DEVICES = ROOT / "docs" / "many-devices.md"
-#: A leading underscore: what an example imports. The last one is part of that page.
+#: A leading underscore: what an example imports. The last one is part of a page.
 EXAMPLES = sorted(
     {*ROOT.glob("examples/[!_]*.py")} - {ROOT / "examples" / "two_processes.py"}
 )
@@ -108,11 +106,7 @@ def docstrings():
 DOCSTRINGS = list(docstrings())
 
 
-@pytest.mark.parametrize(
-    "page",
-    [page for page in PAGES if page != ON_EIGHT_DEVICES],
-    ids=lambda path: str(path.relative_to(ROOT)),
-)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_pages_do_what_they_say(page):
     check_page(page.read_text(), str(page))
 

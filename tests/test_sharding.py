@@ -85,7 +85,7 @@ check_page(page.read_text(), str(page))
 
 
 def test_the_page_says_the_same_on_eight_devices():
-    """`test_documentation.py` leaves it to this."""
+    """The documentation's own test executes it on one."""
     process = subprocess.run(
         [sys.executable, "-c", PAGE],
         cwd=ROOT,
