@@ -26,6 +26,13 @@ class Status(eqx.Enumeration):
     not_solved = "The value that the solver returned does not solve the equation."
     failed = "The solver gave no answer."
     no_sign_change = "The function has the same sign at both ends of the bracket."
+    unbounded = "The objective falls, or levels off, towards infinity: no minimum."
+    saddle = "The gradient is zero at a point that is no minimum."
+    degenerate = (
+        "The solution is not isolated, or dF/dy is singular at it: there is no "
+        "derivative."
+    )
+    linear_solve_failed = "A linear system of a step could not be solved."
 
 
 #: What a person can try, by status.
@@ -49,6 +56,10 @@ ADVICE = {
     "neither: a bracket is then sought from y0; a double root has no sign change (use "
     "ix.Newton)",
     "failed": "call the solver by itself at this y0 and args, to look closer",
+    "unbounded": "bound the unknowns (by a change of variables, or a penalty)",
+    "saddle": "start elsewhere, or use ix.TrustRegion, which leaves saddle points",
+    "degenerate": "fix or remove what the equations leave free",
+    "linear_solve_failed": "give another linear_solver, or a looser one",
 }
 
 
