@@ -1,5 +1,6 @@
 """A gradient as accurate as asked for: solve, certify, tighten, until it is."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from ._derivative import Implicit
 from ._iterate import Outcome, iterate
 from ._problem import AbstractProblem
 from ._run import check_solver
-from ._solution import ConvergenceError, Solution, Stats, Status
+from ._solution import ConvergenceError, Solution, Status
 from ._solve import default_solver
 from ._system import System
 from ._tree import Vector
@@ -147,7 +148,9 @@ def certified_gradient(
         int(max_steps),
     )
     outcome = last.outcome
-    stats = Stats(last.steps, last.evaluations, outcome.stats.residual_norm, None)
+    stats = dataclasses.replace(
+        outcome.stats, steps=last.steps, evaluations=last.evaluations
+    )
     conditions, objective = closed.conditions, None
     if isinstance(conditions, Stationarity):
         objective = conditions.objective(outcome.y, closed.inputs)

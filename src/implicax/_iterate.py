@@ -12,11 +12,25 @@ from . import _tree
 from ._progress import Listener, tell
 from ._solution import Stats, Status
 from ._system import System
+from ._termination import (
+    STRANGERS,
+    Tolerance,
+    confirm,
+    examinable,
+    judge_equations,
+)
 from ._tree import Vector
 from .solvers._base import AbstractSolver, State
 
-#: A residual this much above the first one (and its scale) has diverged.
+#: A residual this much above the first one (and the unknown) has diverged.
 DIVERGED = 1e8
+#: How often a solve goes on after an exact correction has refused its answer.
+REFUSALS = 4
+#: A solution this much larger than the start may lie at infinity.
+FAR = 10.0
+#: As `STRANGERS`: an objective is flat at its minimum, and who sees nothing else finds
+#: `y` to about `sqrt(eps)`.
+STRANGERS_AT_A_MINIMUM = 0.25
 
 
 class Outcome(eqx.Module):
@@ -51,7 +65,7 @@ class _Ledger(eqx.Module):
 
     @property
     def lowest(self) -> Float[Array, ""]:
-        """The lowest residual norm so far."""
+        """The lowest measure of the residual so far."""
         return self.numbers[1]
 
     @property
@@ -64,14 +78,14 @@ class _Ledger(eqx.Module):
         return self.numbers[3] > 0
 
     @property
-    def lowest_objective(self) -> Float[Array, ""]:
-        """Where something is minimised."""
+    def best_norm(self) -> Float[Array, ""]:
+        """The residual norm of the best iterate, the one to return."""
         return self.numbers[4]
 
     @property
-    def best_norm(self) -> Float[Array, ""]:
-        """The residual norm of the best iterate, the one to return."""
-        return self.lowest if self.numbers.size == 4 else self.numbers[5]
+    def lowest_objective(self) -> Float[Array, ""]:
+        """Where something is minimised."""
+        return self.numbers[5]
 
 
 class _Carry(eqx.Module):
@@ -79,6 +93,20 @@ class _Carry(eqx.Module):
     ledger: _Ledger
     best: Vector
     history: Float[Array, " max_steps_plus_1"] | None
+
+
+class _Verdict(eqx.Module):
+    """What an exact correction said of the last iterate."""
+
+    carry: _Carry
+    refusals: Float[Array, ""]
+    solved: Bool[Array, ""]
+    refused: Bool[Array, ""]
+    """Whether the solver believed in it, and it is no solution."""
+    singular: Bool[Array, ""]
+    degenerate: Bool[Array, ""]
+    error: Float[Array, ""]
+    going: Bool[Array, ""]
 
 
 def iterate(
@@ -96,15 +124,18 @@ def iterate(
     `differentiable=True` runs the same steps in a `lax.scan`, which has a reverse
     mode and stores every iterate; otherwise a `lax.while_loop`, which does neither.
     `listen` is told of every step.
+
+    Where the solver's estimate of the errors is none by an exact Jacobian, and one is
+    cheap, its answer is confirmed by that; a refused one is improved.
     """
     state = solver.init(system, y0)
-    first = state.point
-    ceiling = DIVERGED * (first.norm + first.scale)
+    first, start = state.point, solver.measure(state)
+    ceiling = DIVERGED * (start + state.first_size)
 
     def endings(state: State, stale: Array) -> list[tuple[Array, Status]]:
         """Why a solve may end, the stronger reason later."""
         norm, objective = state.point.norm, state.point.objective
-        grown = norm > ceiling
+        grown = solver.measure(state) > ceiling
         if objective is not None and first.objective is not None:
             # Away from a saddle gradients grow without bound, and the objective falls.
             grown = grown & ~(objective < first.objective)
@@ -123,7 +154,7 @@ def iterate(
 
     def step(carry: _Carry) -> _Carry:
         state, ledger = solver.step(system, carry.state), carry.ledger
-        norm, steps = state.point.norm, ledger.steps + 1
+        norm, steps = solver.measure(state), ledger.steps + 1
         objective, more = state.point.objective, ()
         lower = better = norm < ledger.lowest
         lowest = jnp.where(lower, norm, ledger.lowest)
@@ -132,37 +163,36 @@ def iterate(
             # objective, or else the gradient alone where that has met its rounding.
             better = objective < ledger.lowest_objective
             better = better | (objective == ledger.lowest_objective) & lower
-            more = (
-                jnp.where(better, objective, ledger.lowest_objective),
-                jnp.where(better, norm, ledger.best_norm),
-            )
+            more = (jnp.where(better, objective, ledger.lowest_objective),)
+        best_norm = jnp.where(better, state.point.norm, ledger.best_norm)
         lowest_at = jnp.where(better | lower, steps, ledger.lowest_at)
         going = goes_on(state, steps, steps - lowest_at)
         if listen is not None:
-            tell(listen, steps, max_steps, norm, objective, done=False)
+            tell(listen, steps, max_steps, state.point.norm, objective, done=False)
         history = carry.history
         if history is not None:
-            history = history.at[steps.astype(jnp.int32)].set(norm)
+            history = history.at[steps.astype(jnp.int32)].set(state.point.norm)
         return _Carry(
             state,
-            _Ledger.entry(steps, lowest, lowest_at, going, *more),
+            _Ledger.entry(steps, lowest, lowest_at, going, best_norm, *more),
             _tree.where(better, state.point.y, carry.best),
             history,
         )
 
-    zero = jnp.zeros((), first.norm.dtype)
+    zero = jnp.zeros((), start.dtype)
     history = None
     if solver.record_history:
         empty = jnp.full((max_steps + 1,), jnp.nan, first.norm.dtype)
         history = empty.at[0].set(first.norm)
     # Where the first residual is NaN nothing can be lower than it: let infinity stand.
-    lowest = jnp.where(jnp.isnan(first.norm), jnp.inf, first.norm)
-    more = ()
+    lowest = jnp.where(jnp.isnan(start), jnp.inf, start)
+    more = (first.norm,)
     if first.objective is not None:
         worst = jnp.where(jnp.isnan(first.objective), jnp.inf, first.objective)
-        more = (worst, first.norm)
+        more = (first.norm, worst)
     ledger = _Ledger.entry(zero, lowest, zero, goes_on(state, zero, zero), *more)
     carry = _Carry(state, ledger, y0, history)
+    verdict = None
     if differentiable:
 
         def maybe_step(carry: _Carry, _: None) -> tuple[_Carry, None]:
@@ -170,48 +200,117 @@ def iterate(
 
         carry, _ = jax.lax.scan(maybe_step, carry, None, length=max_steps)
     else:
-        carry = jax.lax.while_loop(lambda carry: carry.ledger.going, step, carry)
+
+        def steps_from(carry: _Carry) -> _Carry:
+            return jax.lax.while_loop(lambda carry: carry.ledger.going, step, carry)
+
+        if solver.exact or not examinable(system, y0, solver.forms_jacobian):
+            carry = steps_from(carry)
+        else:
+            verdict = _until_confirmed(solver, system, carry, steps_from, goes_on)
+            carry = verdict.carry
 
     last, ledger = carry.state, carry.ledger
     if listen is not None:
         norm, objective = last.point.norm, last.point.objective
         tell(listen, ledger.steps, max_steps, norm, objective, done=True)
-    converged = solver.converged(last)
-    status = Status.max_steps_reached
-    for holds, verdict in endings(last, ledger.steps - ledger.lowest_at):
-        status = Status.where(holds, verdict, status)
+    status, converged = Status.max_steps_reached, solver.converged(last)
+    for holds, ending in endings(last, ledger.steps - ledger.lowest_at):
+        status = Status.where(holds, ending, status)
     # What the solver knows of its trouble says more than the symptoms do; and a step by
     # a singular Jacobian leads to *a* solution at best, one of many.
     why = solver.why_stuck(last)
     singular = (why == Status.singular) & (ledger.steps > 0)
     status = Status.where(last.stuck & ~converged | singular, why, status)
-    converged = status == Status.converged
     there = last.stuck & ~singular & solver.at_rounding_error(last)
     status = Status.where(there, Status.converged, status)
+    error = solver.error(last)
+    if verdict is not None:
+        lost = Status.where(verdict.singular, Status.singular, Status.stagnated)
+        lost = Status.where(verdict.degenerate, Status.degenerate, lost)
+        status = Status.where(verdict.refused | verdict.degenerate, lost, status)
+        status = Status.where(verdict.solved, Status.converged, status)
+        error = verdict.error
+    converged = status == Status.converged
     stats = Stats(
         ledger.steps.astype(jnp.int32),
         last.evaluations,
         jnp.where(converged, last.point.norm, ledger.best_norm),
+        jnp.where(converged, error, jnp.inf),
         carry.history,
     )
     y = _tree.where(converged, last.point.y, carry.best)
     return Outcome(y, status, stats, solver.approximate_inverse(last))
 
 
+def _until_confirmed(
+    solver: AbstractSolver, system: System, carry: _Carry, steps_from: Any, goes_on: Any
+) -> _Verdict:
+    """Take steps until an exact correction confirms the estimated errors.
+
+    A loop around the loop: under `vmap` its matrix is formed once for all lanes, when
+    the last of them believes that it is there.
+    """
+
+    def body(verdict: _Verdict) -> _Verdict:
+        carry = steps_from(verdict.carry)
+        state, ledger = carry.state, carry.ledger
+        stale = ledger.steps - ledger.lowest_at
+        idle = state.stuck | (stale >= solver.patience)
+        believed = solver.converged(state)
+        point = state.point
+        near = jnp.ones((), bool)
+        if system.fixed_point:
+            start = state.first_size + state.first_norm
+            near = _tree.largest(point.y) <= FAR * start
+        seen = confirm(
+            system, point, state.reach, solver.tolerance, believed, idle, near
+        )
+        solved = ((believed | idle) & seen.solved) | solver.absolute(point)
+        degenerate = (believed | idle) & seen.degenerate & ~solved
+        # The estimate was too small by so much: ask for more of it.
+        missing = jnp.clip(seen.units, 2, 1e6)
+        distrust = jnp.where(solved, state.distrust, missing * state.distrust)
+        state = eqx.tree_at(lambda s: s.distrust, state, distrust)
+        refusals, refused = verdict.refusals + 1, believed & ~solved
+        going = goes_on(state, ledger.steps, stale) & ~degenerate
+        going = going & refused & (refusals < REFUSALS)
+        numbers = ledger.numbers.at[3].set(going.astype(dtype))
+        return _Verdict(
+            _Carry(state, _Ledger(numbers), carry.best, carry.history),
+            refusals,
+            solved,
+            refused,
+            seen.singular,
+            degenerate,
+            seen.error,
+            going,
+        )
+
+    dtype = carry.ledger.numbers.dtype
+    no, zero = jnp.zeros((), bool), jnp.zeros((), dtype)
+    inf = jnp.full((), jnp.inf, dtype)
+    first = _Verdict(carry, zero, no, no, no, no, inf, jnp.ones((), bool))
+    return jax.lax.while_loop(lambda verdict: verdict.going, body, first)
+
+
 def judge(
-    system: System, v0: Vector, v: Vector, steps: Array, lost: Bool[Array, ""]
+    system: System,
+    v0: Vector,
+    v: Vector,
+    steps: Array,
+    lost: Bool[Array, ""],
+    rtol: Array | None = None,
+    atol: Array | None = None,
 ) -> Outcome:
     """The outcome of a solve that somebody else made."""
-    first, last = system.evaluate(v0), system.evaluate(v)
-    loose = _tree.coarsest_eps(v) ** 0.5
-    if last.objective is not None:
-        # An objective is flat at its minimum: who sees nothing else finds `y` to about
-        # `sqrt(eps)`, with a gradient to match.
-        loose *= 10
-    solved = last.meets(loose, loose * first.norm, first.norm, first.scale)
+    precision = STRANGERS if system.objective is None else STRANGERS_AT_A_MINIMUM
+    tolerance = Tolerance(rtol, precision)
+    last, solved, error = judge_equations(system, v0, v, tolerance, atol)
     status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
     status = Status.where(lost, Status.failed, status)
     two = jnp.full((), 2, jnp.int32)
-    stats = Stats(steps.astype(jnp.int32), two, last.norm, None)
+    error = jnp.where(solved, error, jnp.inf)
+    stats = Stats(steps.astype(jnp.int32), two, last.norm, error, None)
     return Outcome(v, status, stats, None)

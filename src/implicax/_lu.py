@@ -62,7 +62,7 @@ class Factor(eqx.Module):
 
 def factorise(matrix: Float[Array, "n n"]) -> Factor:
     """LU with scaled partial pivoting."""
-    scale = _row_scale(matrix)
+    scale = row_scale(matrix)
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
         return Factor(matrix / scale[:, None], zero, scale)
@@ -100,7 +100,7 @@ def augment(
     matrix: Float[Array, "n n"], b: Float[Array, " n"]
 ) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
     """`D^-1 [J, b]` and the diagonal of `D`."""
-    scale = _row_scale(matrix)
+    scale = row_scale(matrix)
     return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
 
 
@@ -119,9 +119,10 @@ def eliminate(
     return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))
 
 
-def _row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The largest absolute entry of each row."""
     # By columns, which is how the matrix was made: no transposed copy.
-    largest = jnp.max(jnp.abs(matrix.T), axis=0)
+    largest = _tree.maximum(jnp.abs(matrix.T), axis=0)
     return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 

@@ -1,5 +1,6 @@
 """How a solver is run: ours in our loop, others to their own end, several in turns."""
 
+import dataclasses
 import numbers
 from typing import Any
 
@@ -90,7 +91,7 @@ def _run_in_turns(
     def attempt(other: Any) -> Outcome:
         outcome = run(conditions, other, v0, inputs, max_steps, False, listen)
         stats = outcome.stats
-        stats = Stats(stats.steps, stats.evaluations, stats.residual_norm, None)
+        stats = dataclasses.replace(stats, residual_history=None)
         return Outcome(outcome.y, outcome.status, stats, outcome.inverse)
 
     first, *others = solver.solvers
@@ -123,7 +124,8 @@ def _better(first: Outcome, second: Outcome) -> Outcome:
     evaluations = first.stats.evaluations + second.stats.evaluations
     norms = first.stats.residual_norm, second.stats.residual_norm
     good = (second.status == Status.converged) | ~(norms[1] > norms[0])
-    stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), None)
+    error = jnp.where(good, second.stats.error, first.stats.error)
+    stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
     status = Status.where(good, second.status, first.status)
     y = _tree.where(good, second.y, first.y)
     return Outcome(y, status, stats, second.inverse)

@@ -90,6 +90,9 @@ class Stats(eqx.Module):
     """Evaluations of the residual (those inside Jacobian products not counted)."""
     residual_norm: Float[Array, "..."]
     """The largest absolute component of `F` at the value returned."""
+    error: Float[Array, "..."]
+    """The largest estimated relative error of an unknown, those that are zero left out;
+    infinite where the solve has not converged."""
     residual_history: Float[Array, "... max_steps_plus_1"] | None
     """The residual norm after each step, NaN after the last; `None` unless the solver
     was made with `record_history=True`."""

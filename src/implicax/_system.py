@@ -5,8 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from . import _tree
 from ._conditions import Conditions
@@ -16,36 +15,16 @@ from ._tree import Vector
 
 
 class Point(eqx.Module):
-    """An iterate, its residual, and how large that is."""
+    """An iterate, and its residual."""
 
     y: Vector
     residual: Vector
     norm: Float[Array, ""]
     """`|F(y)|`, its largest component."""
-    scale: Float[Array, ""]
-    """What `|F(y)|` is to be compared with: see `System.evaluate`."""
     objective: Float[Array, ""] | None = None
     """What is minimised, where something is."""
-
-    def meets(
-        self,
-        rtol: Array | float,
-        atol: Array | float,
-        first_norm: Array,
-        first_scale: Array,
-    ) -> Bool[Array, ""]:
-        """Whether the residual is as small as `|F| <= atol + rtol * scale` asks.
-
-        An iteration that runs off to infinity does not converge there: far out (than
-        where `first_norm` and `first_scale` were measured), the residual must have
-        fallen too, by more than what rounds away at that scale.
-        """
-        small = self.norm <= atol + rtol * self.scale
-        real = jnp.isfinite(self.norm) & jnp.isfinite(self.scale)
-        near = self.scale <= 10 * (first_scale + first_norm)
-        fallen = self.norm <= 0.1 * first_norm
-        visible = _tree.coarsest_eps(self.y) * self.scale < first_norm
-        return small & real & (near | (fallen & visible))
+    fixed_point: bool = eqx.field(static=True, default=False)
+    """Whether the residual is `y - f(y)`."""
 
 
 class System(eqx.Module):
@@ -110,36 +89,14 @@ class System(eqx.Module):
         )
 
     def evaluate(self, y: Vector) -> Point:
-        """The residual at `y`, its norm, and the scale of the relative test.
-
-        A residual `y - f(y)` has the unit of `y`: its scale is `|y|`. Any other is
-        compared with `|J y|`, the change that a relative change of `y` makes in it, so
-        that `|F| <= rtol |J y|` means a backward error of `rtol` in whatever units `F`
-        comes in (Higham, *Accuracy and Stability of Numerical Algorithms*, ch. 7).
-        Without a forward mode `J y` is a difference of two residuals.
-
-        The sizes steer the solver; they are not differentiated.
-        """
-
-        def both(y: Vector) -> tuple[Vector, Array | None]:
-            if self.objective is None:
-                return self.residual(y), None
-            objective, gradient = jax.value_and_grad(self.objective)(y)
-            return gradient, objective
-
-        if self.fixed_point:
-            (residual, objective), reference = both(y), y
-        elif self.reverse_only:
-            (residual, objective), step = both(y), _tree.coarsest_eps(y) ** 0.5
-            there = self.residual(jax.tree.map(lambda x: x * (1 + step), y))
-            change = _tree.subtract(there, residual)
-            reference = jax.tree.map(lambda x: x / step, change)
+        """The residual at `y`, and its norm (without a derivative: it steers)."""
+        objective = None
+        if self.objective is None:
+            residual = self.residual(y)
         else:
-            (residual, objective), (reference, _) = jax.jvp(both, (y,), (y,))
-        norm, scale = jax.lax.stop_gradient(
-            (_tree.largest(residual), _tree.largest(reference))
-        )
-        return Point(y, residual, norm, scale, objective)
+            objective, residual = jax.value_and_grad(self.objective)(y)
+        norm = _tree.largest(jax.lax.stop_gradient(residual))
+        return Point(y, residual, norm, objective, self.fixed_point)
 
     def jacobian(self, y: Vector) -> Float[Array, "n n"]:
         """`dF/dy` as a matrix: by columns, or by rows where only a VJP is there."""

@@ -5,6 +5,7 @@ import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -12,6 +13,7 @@ from jaxtyping import Array, Bool, Float
 from .. import _tree
 from .._solution import Status
 from .._system import Point, System
+from .._termination import relative, vanishes
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
 
@@ -66,6 +68,15 @@ class _Bracket(eqx.Module):
         size = jnp.maximum(jnp.abs(self.a), jnp.abs(self.b))
         spacing = jnp.maximum(eps * size, jnp.finfo(size.dtype).tiny)
         return jnp.abs(self.a - self.b) / spacing
+
+
+class _Memory(eqx.Module):
+    bracket: _Bracket
+    correction: Vector
+    """Newton's, at the best point so far: its error, ..."""
+    inward: Bool[Array, ""]
+    """... if it leads into the bracket. At a pole, where it is small too, it leads
+    away."""
 
 
 def _opposite(f: Array, g: Array) -> Bool[Array, ""]:
@@ -140,19 +151,18 @@ class AbstractBracketing(AbstractSolver):
         bracket = _Bracket(a, fa, b, fb, b, fb, (first, first), leftwards)
         stuck = jnp.asarray(self._given) & ~bracket.encloses
         spent = state.evaluations + 2
-        return dataclasses.replace(
-            state, memory=bracket, stuck=stuck, evaluations=spent
-        )
+        memory = _Memory(bracket, state.error, jnp.zeros((), bool))
+        return dataclasses.replace(state, memory=memory, stuck=stuck, evaluations=spent)
 
     def step(self, system: System, state: State) -> State:
-        old = state.memory
+        old = state.memory.bracket
         _, unravel = _tree.ravel(state.point.y)
         encloses, (left, right) = old.encloses, old.reach
         x = old.a + self._fraction(old) * (old.b - old.a)
         if not self._given:
             sought = jnp.where(old.leftwards, old.a - left, old.b + right)
             x = jnp.where(encloses, x, sought)
-        point = system.evaluate(unravel(x[None]))
+        point, correction = _evaluate(system, unravel(x[None]))
         f = _tree.ravel(point.residual)[0][0]
         bracket = _narrow(old, x, f)
         if not self._given:
@@ -160,12 +170,17 @@ class AbstractBracketing(AbstractSolver):
         # The best point so far; or a NaN between the ends, which the loop reports.
         shown = (point.norm < state.point.norm) | encloses & jnp.isnan(f)
         least = _tree.where(shown, point, state.point)
+        ahead = (bracket.b - x) * _tree.ravel(correction)[0][0] < 0
+        seen = _Memory(bracket, correction, bracket.encloses & ahead)
+        memory = _tree.where(
+            shown, seen, dataclasses.replace(state.memory, bracket=bracket)
+        )
         one = jnp.ones((), jnp.int32)
         eps = _tree.coarsest_eps(state.point.y)
         stuck = bracket.encloses & (bracket.width(eps) <= 2)
         # A search that has left the range of numbers, or cannot move, has found none.
         stuck = stuck | ~encloses & (~jnp.isfinite(x) | (left + right == 0))
-        return state.moved(least, bracket, one, stuck)
+        return state.moved(least, memory, one, stuck)
 
     def _widen(self, old: _Bracket, x: Array, f: Array) -> _Bracket:
         """The search: the points on either side move away from the guess, in turns."""
@@ -187,24 +202,25 @@ class AbstractBracketing(AbstractSolver):
         enclosing = _Bracket(x, f, near, f_near, near, f_near, (left, right), turn)
         return _tree.where(found, enclosing, searching)
 
-    def meets(self, state: State, point: Point) -> Bool[Array, ""]:
-        # An end may lie where the function is huge: less than elsewhere of `|F(y0)|`
-        # is small enough.
-        eps, dtype = _tree.coarsest_eps(point.y), point.norm.dtype
-        rtol, atol = self.rtol, self.atol
-        rtol = eps**self.precision if rtol is None else rtol.astype(dtype)
-        atol = eps * state.first_norm if atol is None else atol.astype(dtype)
-        return point.meets(rtol, atol, state.first_norm, state.first_scale)
+    def error(self, state: State) -> Float[Array, ""]:
+        error = relative(state.memory.correction, state.point.y, state.reach)
+        return jnp.where(vanishes(state.point.residual), 0, error)
+
+    def converged(self, state: State) -> Bool[Array, ""]:
+        point, memory = state.point, state.memory
+        units = self.tolerance.units(memory.correction, point.y, state.reach)
+        there = (units <= 1) & memory.inward & jnp.isfinite(point.norm)
+        return there | vanishes(point.residual) | self.absolute(point)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
-        # Of a root, that is: at a pole or a jump the sign changes too.
+        # The ends have met. Of a root, that is: at a pole or a jump the sign changes
+        # too.
         loose = _tree.coarsest_eps(state.point.y) ** 0.5
-        first = state.first_norm
-        solved = state.point.meets(loose, loose * first, first, state.first_scale)
-        return state.memory.encloses & solved
+        memory = state.memory
+        return memory.bracket.encloses & memory.inward & (self.error(state) <= loose)
 
     def why_stuck(self, state: State) -> Status:
-        encloses = state.memory.encloses
+        encloses = state.memory.bracket.encloses
         return Status.where(encloses, Status.stagnated, Status.no_sign_change)
 
 
@@ -219,6 +235,18 @@ def _narrow(old: _Bracket, x: Array, f: Array) -> _Bracket:
 def _select(condition: Array, x: tuple, y: tuple) -> tuple[Array, Array]:
     a, b = _tree.where(condition, x, y)
     return a, b
+
+
+def _evaluate(system: System, y: Vector) -> tuple[Point, Vector]:
+    """The residual, and Newton's correction, from one pass."""
+    one = jax.tree.map(jnp.ones_like, y)
+    if system.reverse_only:
+        residual, pullback = jax.vjp(system.residual, y)
+        (slope,) = pullback(one)
+    else:
+        residual, slope = jax.jvp(system.residual, (y,), (one,))
+    point = Point(y, residual, _tree.largest(residual), fixed_point=system.fixed_point)
+    return point, jax.tree.map(lambda f, slope: f / slope, residual, slope)
 
 
 class Bisection(AbstractBracketing):
@@ -259,8 +287,7 @@ class Chandrupatla(AbstractBracketing):
       approached. They are arrays: new ones do not compile anew, and each lane of a
       `vmap` may have its own.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][], but
-      `rtol=None` means `eps**0.9`, and `atol=None` means `eps` times the smaller `|F|`
-      at the ends.
+      `rtol=None` means `eps**0.9`.
 
     **Raises:** `ValueError` for more than one unknown: `jax.vmap` the solve of one.
 

@@ -37,6 +37,12 @@ class _Inverse(eqx.Module):
         return _tree.add(_tree.scale(self.alpha, x), low_rank)
 
 
+class _Memory(eqx.Module):
+    inverse: _Inverse
+    correction: Vector
+    """`H F`, the (negative) next step."""
+
+
 class Broyden(AbstractSolver):
     """Broyden's "good" method on the inverse Jacobian, with limited memory.
 
@@ -69,12 +75,13 @@ class Broyden(AbstractSolver):
         length = jax.lax.stop_gradient(jnp.maximum(_tree.largest(y), 1))
         alpha = jnp.minimum(1, length / jnp.where(norm > 0, norm, 1))
         empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
-        memory = _Inverse(alpha, empty, empty, slot, norm)
+        inverse = _Inverse(alpha, empty, empty, slot, norm)
+        memory = _Memory(inverse, inverse.apply(state.point.residual))
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
-        point, inverse = state.point, state.memory
-        s = jax.tree.map(jnp.negative, inverse.apply(point.residual))
+        point, inverse = state.point, state.memory.inverse
+        s = jax.tree.map(jnp.negative, state.memory.correction)
         new = state.move(system, _tree.add(point.y, s))
 
         q = _tree.subtract(new.point.residual, point.residual)
@@ -99,5 +106,13 @@ class Broyden(AbstractSolver):
         )
         grown = new.point.norm > RESTART_GROWTH * inverse.best
         restart = grown | (updated.slot == self.history)
-        memory = _tree.where(restart, fresh, updated)
-        return dataclasses.replace(new, memory=memory)
+        inverse = _tree.where(restart, fresh, updated)
+        correction = inverse.apply(new.point.residual)
+        # Its own correction is its estimate of the error, but for what was just learnt.
+        error = jax.tree.map(
+            lambda c, e: jnp.maximum(jnp.abs(c), jnp.where(restart, e, 0)),
+            jax.lax.stop_gradient(correction),
+            new.error,
+        )
+        memory = _Memory(inverse, correction)
+        return dataclasses.replace(new, memory=memory, error=error)

@@ -40,6 +40,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
     record_history: bool = eqx.field(static=True, default=False)
 
     precision: ClassVar[float] = 0.8
+    forms_jacobian: ClassVar[bool] = True
 
     def check(self, system: System) -> None:
         if system.objective is not None and system.errors is None:

@@ -58,6 +58,7 @@ class PseudoTransient(AbstractSolver):
     record_history: bool = eqx.field(static=True, default=False)
 
     precision: ClassVar[float] = 0.8
+    forms_jacobian: ClassVar[bool] = True
     # Transients may last, and the residual rise in them.
     patience: ClassVar[float] = 2**24
 

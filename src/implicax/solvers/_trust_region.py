@@ -206,7 +206,7 @@ class AbstractTrustRegion(AbstractSolver):
 
     def converged(self, state: State) -> Bool[Array, ""]:
         if state.point.objective is None:
-            return self.meets(state, state.point)
+            return super().converged(state)
         memory, dtype = state.memory, state.point.norm.dtype
         eps = _tree.coarsest_eps(state.point.y)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
