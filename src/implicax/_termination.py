@@ -148,12 +148,13 @@ def examine(system: System, answer: Point, reach: Vector) -> Evidence:
     _, unravel = _tree.ravel(answer.residual)
     noise = _tree.coarsest_eps(answer.y) * rows
     noise = factor.solve(unravel(noise), transposed=False)
-    eps_y = _tree.coarsest_eps(answer.y)
-    near = componentwise.ratio(correction, reach) <= eps_y**0.25
-    error, floor = (relative(d, answer.y, reach) for d in (correction, noise))
-    above = error > 10 * floor
-    fall = contraction(correction, remainder, answer.y, reach)
-    multiple = near & above & (fall >= MULTIPLE[0]) & (fall <= MULTIPLE[1])
+    # (All relative to the largest on the way: the solution may be zero.)
+    first, second, floor = (
+        componentwise.ratio(d, reach) for d in (correction, remainder, noise)
+    )
+    near = (first <= _tree.coarsest_eps(answer.y) ** 0.25) & (first > 10 * floor)
+    low, high = MULTIPLE
+    multiple = near & (second >= low * first) & (second <= high * first)
     return Evidence(point, correction, remainder, factor, rows, trusted, multiple)
 
 

@@ -232,8 +232,9 @@ class Newton(AbstractSolver):
             leap = _tree.where(
                 little, _displaced(y, old.leaps), _tree.subtract(y, delta)
             )
-            here_units = units if rows is None else unravel(_row_norms(rows))
-            trial = backtrack(system, point, direction, here_units, look, leap, forced)
+            if rows is not None:
+                units = _tree.ravel(point.residual)[1](_row_norms(rows))
+            trial = backtrack(system, point, direction, units, look, leap, forced)
         else:
             new, one = system.evaluate(_tree.add(point.y, direction)), jnp.ones((), int)
             one, no = one.astype(jnp.int32), jnp.zeros((), bool)
@@ -248,7 +249,7 @@ class Newton(AbstractSolver):
         new = trial.point
         reach = componentwise.grown(state.reach, new.y)
         books = self._entry(old, trial, delta, here, reach, rows)
-        memory = _Memory(elimination, units, books, unsolved)
+        memory = _Memory(elimination, state.memory.units, books, unsolved)
         moved = state.moved(new, memory, trial.evaluations, rejected)
         hopeless = books.leaps > MAX_LEAPS
         if elimination is None:
