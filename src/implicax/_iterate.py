@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from . import _tree
+from ._minimality import judge_minimum
 from ._progress import Listener, tell
 from ._solution import Stats, Status
 from ._system import System
@@ -195,7 +196,8 @@ def iterate(
         carry.history,
     )
     y = _tree.where(converged, last.point.y, carry.best)
-    return Outcome(y, status, stats, solver.approximate_inverse(last))
+    outcome = Outcome(y, status, stats, solver.approximate_inverse(last))
+    return solver.judged(system, last, outcome)
 
 
 def judge(
@@ -204,12 +206,10 @@ def judge(
     """The outcome of a solve that somebody else made."""
     first, last = system.evaluate(v0), system.evaluate(v)
     loose = _tree.coarsest_eps(v) ** 0.5
-    if last.objective is not None:
-        # An objective is flat at its minimum: who sees nothing else finds `y` to about
-        # `sqrt(eps)`, with a gradient to match.
-        loose *= 10
     solved = last.meets(loose, loose * first.norm, first.norm, first.scale)
     status = Status.where(solved, Status.converged, Status.not_solved)
+    if last.objective is not None:
+        status, _ = judge_minimum(system, first, last)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
     status = Status.where(lost, Status.failed, status)
     two = jnp.full((), 2, jnp.int32)
