@@ -145,13 +145,15 @@ class Exact(eqx.Module):
     def curved_down(self) -> Bool[Array, ""]:
         return jnp.any(self.values < 0)
 
-    def outwards(self, p: Array, y: Array) -> Bool[Array, ""]:
-        """Whether a way `p`, a good part of `y`, led mostly along what is flat now: then
-        the objective levels off, and nothing is attained."""
+    def level(self, p: Array, y: Array) -> tuple[Array, Array]:
+        """Whether a way `p` to `y`, long beside it, led mostly along what is flat now:
+        then nothing is isolated there; and whether it led outwards: then nothing is
+        attained."""
         parts, y = self.inverse @ p, self.inverse @ y
         null = jnp.linalg.norm(jnp.where(self.null, parts, 0))
-        far = null > 0.1 * jnp.linalg.norm(y)
-        return far & (null > 0.5 * jnp.linalg.norm(parts))
+        size, start = jnp.linalg.norm(y), jnp.linalg.norm(y - parts)
+        far = null > 0.1 * jnp.maximum(size, start)
+        return far & (null > 0.5 * jnp.linalg.norm(parts)), size > start
 
 
 def lost_in(values: Array) -> Float[Array, ""]:
@@ -300,8 +302,13 @@ class _Look(eqx.Module):
     floor: Bool[Array, ""]
     """Whether it is what rounding leaves."""
     down: Bool[Array, ""]
+    """Whether a curvature is negative."""
+    level: Bool[Array, ""]
+    """Whether the way led along what is flat, ..."""
+    out: Bool[Array, ""]
+    """... outwards."""
     nowhere: Bool[Array, ""]
-    """Whether the way led, or a slope leads, along what is flat."""
+    """Whether it did, or there is a slope still."""
     count: Int[Array, ""]
     going: Bool[Array, ""]
 
@@ -318,7 +325,8 @@ def examine(
     """Newton's method with the exact Hessian from a point that is thought to be a
     minimum, for as long as the corrections shrink and are above the tolerance.
 
-    The status is converged, saddle, unbounded, non_finite, or else stagnated.
+    The status is converged, saddle, unbounded, degenerate, non_finite, or else
+    stagnated.
     """
     dtype = point.norm.dtype
     start, unravel = _tree.ravel(origin)
@@ -336,7 +344,8 @@ def examine(
         small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
         noise = unravel(model.reaction)
         floor = ~first & (theta > 0.5) & rounded(n, point.y, reach, noise)
-        nowhere = model.sloping | model.outwards(flat - start, flat)
+        level, out = model.level(flat - start, flat)
+        nowhere = model.sloping | level
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
         more = more & jnp.isfinite(length) & (old.count < steps)
@@ -350,6 +359,8 @@ def examine(
             small,
             floor,
             model.curved_down,
+            level,
+            out,
             nowhere,
             old.count + 1,
             more,
@@ -357,12 +368,14 @@ def examine(
 
     no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
     entry = _Look(
-        point, inf, inf, inf, no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        point, inf, inf, inf, no, no, no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones((), bool)
     )
     last = jax.lax.while_loop(lambda look: look.going, look, entry)
     done = last.small | last.floor
     status = Status.where(done, Status.converged, Status.stagnated)
-    status = Status.where(last.nowhere, Status.unbounded, status)
+    status = Status.where(last.nowhere, Status.stagnated, status)
+    status = Status.where(last.level, Status.degenerate, status)
+    status = Status.where(last.level & last.out, Status.unbounded, status)
     status = Status.where(last.down & done, Status.saddle, status)
     status = Status.where(last.down & ~done, Status.stagnated, status)
     known = jnp.isfinite(last.point.norm) & jnp.isfinite(last.length)
@@ -375,9 +388,11 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
     said, point = outcome.status, found.point
     ended = said == Status.converged
     ended = ended | (said == Status.stagnated) | (said == Status.unbounded)
+    ended = ended | (said == Status.degenerate)
     ended = ended | (said == Status.max_steps_reached)
     good = ended & (found.status == Status.converged)
     bad = (found.status == Status.saddle) | (found.status == Status.unbounded)
+    bad = bad | (found.status == Status.degenerate)
     if atol is not None:
         good = good | ended & ~bad & (point.norm <= atol.astype(point.norm.dtype))
     status = Status.where(

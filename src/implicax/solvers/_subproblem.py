@@ -21,8 +21,6 @@ from .._tree import Vector
 
 #: `|D p|` may miss the radius by this fraction (More 1978, eq. 5.5).
 SLACK = 0.1
-import os
-REMEMBERED = float(os.environ.get("REMEMBERED", "1e4"))
 
 
 class Step(eqx.Module):
@@ -56,7 +54,7 @@ class AbstractModel(eqx.Module):
         return self
 
     def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
-        """Whether a way `p`, a good part of `y`, led mostly along null directions."""
+        """Whether a way `p` to `y`, long beside it, led mostly along null directions."""
         del p, y
         return jnp.zeros((), bool)
 
@@ -122,8 +120,8 @@ class Spectral(AbstractModel):
     def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
         p, y = self.scale * _tree.ravel(p)[0], self.scale * _tree.ravel(y)[0]
         flat = jnp.linalg.norm(jnp.where(self.null, p @ self.vectors, 0))
-        far = flat > 0.1 * jnp.linalg.norm(y)
-        return far & (flat > 0.5 * jnp.linalg.norm(p))
+        size = jnp.maximum(jnp.linalg.norm(y), jnp.linalg.norm(y - p))
+        return (flat > 0.1 * size) & (flat > 0.5 * jnp.linalg.norm(p))
 
     def reaction(self, noise: Array) -> Vector:
         w = jnp.where(self.null, jnp.inf, self.values)
@@ -271,11 +269,13 @@ class MatrixFree(AbstractModel):
         return jnp.abs(_tree.dot(y, self.product(y)))
 
 
-def running_scale(scale: Array, new: Array) -> Float[Array, " n"]:
-    """The largest scale so far of each component (More 1978, eq. 6.3), within a factor
-    of the new one: else what is decomposed has nothing but rounding errors there."""
+def running_scale(scale: Array, new: Array, power: float) -> Float[Array, " n"]:
+    """The largest scale so far of each component (More 1978, eq. 6.3), but at most
+    `eps**-power` of the new one: what is scaled down further gets lost in the rounding
+    errors of the decomposition, and with it the component."""
     new = jnp.where(jnp.isfinite(new), new, 0)
-    limit = jnp.where(new > 0, REMEMBERED * new, jnp.inf)
+    most = float(jnp.finfo(new.dtype).eps) ** -power
+    limit = jnp.where(new > 0, most * new, jnp.inf)
     return jnp.minimum(jnp.maximum(scale, new), limit)
 
 
@@ -288,7 +288,7 @@ def from_hessian(
     hessian: Float[Array, "n n"], g: Vector, scale: Float[Array, " n"]
 ) -> tuple[Spectral, Float[Array, " n"]]:
     """The model of a Hessian, and the scale so far."""
-    scale = running_scale(scale, jnp.sqrt(jnp.abs(jnp.diagonal(hessian))))
+    scale = running_scale(scale, jnp.sqrt(jnp.abs(jnp.diagonal(hessian))), 0.25)
     d = usable(scale)
     matrix = hessian / d[:, None] / d[None, :]
     finite = jnp.all(jnp.isfinite(matrix))
@@ -307,7 +307,7 @@ def from_jacobian(
     scale: Float[Array, " n"],
 ) -> tuple[Spectral, Float[Array, " n"]]:
     """The model `B = J^T J`, `g = J^T errors`; no condition number is squared."""
-    scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0))
+    scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0), 0.75)
     d, n = usable(scale), jacobian.shape[1]
     matrix = jacobian / d[None, :]
     matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0)

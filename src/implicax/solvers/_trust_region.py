@@ -55,7 +55,9 @@ class _Memory(eqx.Module):
     floor: Bool[Array, ""]
     """... or is what rounding errors would leave of it."""
     level: Bool[Array, ""]
-    """Whether the way led along what is flat now."""
+    """Whether the way led along what is flat now, ..."""
+    out: Bool[Array, ""]
+    """... outwards."""
     runs: Bool[Array, ""]
     """Whether it leads on and on, away from the start."""
     origin: Vector
@@ -119,6 +121,7 @@ class AbstractTrustRegion(AbstractSolver):
             small=false,
             floor=false,
             level=false,
+            out=false,
             runs=false,
             origin=y,
             begun=_componentwise.sizes(y),
@@ -249,6 +252,7 @@ class AbstractTrustRegion(AbstractSolver):
             small=small,
             floor=floor,
             level=level,
+            out=size > model.size(memory.origin),
             runs=runs,
             origin=memory.origin,
             begun=begun,
@@ -281,8 +285,10 @@ class AbstractTrustRegion(AbstractSolver):
         if system.objective is None:
             return outcome
         known = outcome.status == Status.converged
-        lost = ~known & (state.memory.level | state.memory.runs)
-        status = Status.where(lost, Status.unbounded, outcome.status)
+        memory, status = state.memory, outcome.status
+        level = Status.where(memory.out, Status.unbounded, Status.degenerate)
+        status = Status.where(~known & memory.level, level, status)
+        status = Status.where(~known & memory.runs, Status.unbounded, status)
         return eqx.tree_at(lambda outcome: outcome.status, outcome, status)
 
     def why_stuck(self, state: State) -> Status:
