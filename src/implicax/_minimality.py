@@ -103,6 +103,12 @@ def trusted_reaction(y: Vector) -> float:
     return 0.1 * float(_tree.coarsest_eps(y)) ** -0.5
 
 
+def steady(now: Array, before: Array) -> Bool[Array, ""]:
+    """Whether the curvatures (their roots) are the same as a step ago. Down a tail they
+    are not: there steps do not shrink either, and not for rounding errors."""
+    return jnp.all((now <= 1.4 * before) & (before <= 1.4 * now))
+
+
 class Exact(eqx.Module):
     """The exact Hessian at a point: `X^T H X = diag(w)`, with a diagonal of ones before
     it was decomposed, and slopes `X^T g`."""
@@ -115,6 +121,10 @@ class Exact(eqx.Module):
     slopes: Float[Array, " n"]
     noise: Float[Array, ""]
     """How large the rounding errors of the slopes are."""
+    unit: Float[Array, ""]
+    """How far one goes, in the basis, before the objective changes by itself."""
+    zero: Bool[Array, ""]
+    """Whether the objective is a sum of errors that are all lost in their own."""
 
     @property
     def null(self) -> Bool[Array, " n"]:
@@ -132,9 +142,13 @@ class Exact(eqx.Module):
         """How far rounding errors of the slopes move each unknown."""
         w = jnp.where(self.null, jnp.inf, self.values)
         rows = jnp.linalg.norm(self.basis / w[None, :], axis=1)
-        own = jnp.sqrt(jnp.abs(self.values @ self.inverse**2))
-        trusted = rows * own <= trusted_reaction(self.slopes)
+        trusted = rows * self.own <= trusted_reaction(self.slopes)
         return self.noise * jnp.where(trusted, rows, 0)
+
+    @property
+    def own(self) -> Float[Array, " n"]:
+        """The roots of the diagonal of `H`."""
+        return jnp.sqrt(jnp.abs(self.values @ self.inverse**2))
 
     @property
     def sloping(self) -> Bool[Array, ""]:
@@ -183,6 +197,7 @@ def exact(system: System, point: Point) -> Exact:
         finite = jnp.all(jnp.isfinite(matrix))
         matrix = jnp.where(finite, (matrix + matrix.T) / 2, 0)
         energy = jnp.abs(flat @ (matrix @ flat))
+        zero = jnp.zeros((), bool)
         basis = inverse = jnp.eye(n, dtype=g.dtype)
         slopes, kept = g, jnp.ones((n,), bool)
     else:
@@ -190,6 +205,7 @@ def exact(system: System, point: Point) -> Exact:
         finite = jnp.all(jnp.isfinite(J)) & jnp.all(jnp.isfinite(P))
         J, P = jnp.where(finite, J, 0), jnp.where(finite, (P + P.T) / 2, 0)
         energy = jnp.sum((J @ flat) ** 2)
+        zero = jnp.all(jnp.abs(r) <= 10 * n * eps * (jnp.abs(J) @ jnp.abs(flat)))
         d = jnp.linalg.norm(J, axis=0)
         d = jnp.where(d > 0, d, 1)
         J, r = reduced(J / d[None, :], r)
@@ -220,7 +236,31 @@ def exact(system: System, point: Point) -> Exact:
         values,
         jnp.where(finite, (slopes / d) @ vectors, jnp.nan),
         rounding,
+        jnp.sqrt(2 * objective),
+        zero,
     )
+
+
+def flat_for_good(
+    system: System, point: Point, basis: Array, null: Array, size: Array, noise: Array
+) -> Bool[Array, ""]:
+    """Whether the gradient is the same far out along null directions.
+
+    Where a curvature is lost in rounding the objective may be exactly flat, as where a
+    variable is redundant: then it stays so. Or it is the floor of a valley, and where
+    that is lowest cannot be seen. `basis` takes directions to unknowns, as in `Exact`;
+    the way is as long as `y` is, `size`.
+    """
+    y = point.y
+    flat, unravel = _tree.ravel(y)
+    # (All null directions at once, none of them weighed like another.)
+    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
+    length = jnp.linalg.norm(weights)
+    way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
+    there = system.residual(unravel(flat + way))
+    g, _ = _tree.ravel(_tree.subtract(there, point.residual))
+    lost = 10 * (noise + 10 * float(_tree.coarsest_eps(y)) * size)
+    return jnp.all(jnp.abs(g @ basis) <= lost)
 
 
 def reduced(
@@ -293,6 +333,7 @@ class Judgement(eqx.Module):
 
 class _Look(eqx.Module):
     point: Point
+    own: Float[Array, " n"]
     error: Float[Array, ""]
     length: Float[Array, ""]
     """Of Newton's correction, in the scaling of the Hessian."""
@@ -309,6 +350,8 @@ class _Look(eqx.Module):
     """... outwards."""
     nowhere: Bool[Array, ""]
     """Whether it did, or there is a slope still."""
+    isolated: Bool[Array, ""]
+    """Whether it is a minimum but for what is flat for good."""
     count: Int[Array, ""]
     going: Bool[Array, ""]
 
@@ -343,9 +386,14 @@ def examine(
         excess = _componentwise.ratio(expected, allowed(point.y, reach, rtol))
         small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
         noise = unravel(model.reaction)
-        floor = ~first & (theta > 0.5) & rounded(n, point.y, reach, noise)
+        floor = ~first & (theta > 0.5) & steady(model.own, old.own)
+        floor = floor & rounded(n, point.y, reach, noise)
         level, out = model.level(flat - start, flat)
         nowhere = model.sloping | level
+        size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
+        null = model.null
+        good = flat_for_good(system, point, model.basis, null, size, model.noise)
+        isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
         more = more & jnp.isfinite(length) & (old.count < steps)
@@ -353,6 +401,7 @@ def examine(
         more = more & jnp.isfinite(new.norm)
         return _Look(
             _tree.where(more, new, point),
+            model.own,
             relative(expected, point.y, reach).astype(dtype),
             length.astype(dtype),
             theta.astype(dtype),
@@ -362,17 +411,19 @@ def examine(
             level,
             out,
             nowhere,
+            isolated,
             old.count + 1,
             more,
         )
 
     no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
     entry = _Look(
-        point, inf, inf, inf, no, no, no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        point, jnp.zeros_like(start), inf, inf, inf, no, no, no, no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones((), bool)
     )
     last = jax.lax.while_loop(lambda look: look.going, look, entry)
     done = last.small | last.floor
     status = Status.where(done, Status.converged, Status.stagnated)
+    status = Status.where(done & ~last.isolated, Status.degenerate, status)
     status = Status.where(last.nowhere, Status.stagnated, status)
     status = Status.where(last.level, Status.degenerate, status)
     status = Status.where(last.level & last.out, Status.unbounded, status)
@@ -433,19 +484,35 @@ def judge_minimum(
         loose = powers(y, 0.4)
     else:
         loose = jax.tree.map(lambda leaf: rtol.astype(leaf.dtype), y)
-    dtype = last.norm.dtype
+    dtype, no = last.norm.dtype, jnp.zeros((), bool)
+    unit, nowhere, isolated = jax.tree.map(jnp.zeros_like, y), no, ~no
     if _tree.size(y) <= DECOMPOSED:
-        model, (_, unravel) = exact(system, last), _tree.ravel(y)
-        n = unravel(model.basis @ model.q)
+        (flat, unravel), start = _tree.ravel(y), _tree.ravel(first.y)[0]
+
+        def look(point: Point, _: None) -> tuple[Point, tuple]:
+            model = exact(system, point)
+            p = model.basis @ model.q
+            size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
+            good = flat_for_good(
+                system, point, model.basis, model.null, size, model.noise
+            )
+            level, _ = model.level(flat - start, flat)
+            nowhere = model.sloping | level
+            isolated = ~jnp.any(model.null) | model.zero | good
+            found = p, model.own, model.curved_down, nowhere, isolated
+            return system.evaluate(_tree.add(point.y, unravel(p))), found
+
+        _, found = jax.lax.scan(look, last, None, length=2)
+        steps, own, *flags = found
+        down, nowhere, isolated = (flag[0] for flag in flags)
+        n = unravel(steps[0])
         gained = jnp.asarray(first.objective) - jnp.asarray(last.objective)
         span = jnp.minimum(jnp.abs(gained), jnp.abs(jnp.asarray(last.objective)))
-        own = jnp.sqrt(jnp.abs(model.values @ model.inverse**2))
-        unit = jnp.where(own > 0, jnp.sqrt(2 * span) / jnp.where(own > 0, own, 1), 0)
-        unit = unravel(unit)
-        down, nowhere = model.curved_down, model.sloping
+        known = steady(own[1], own[0]) & (own[0] > 0)
+        unit = jnp.sqrt(2 * span) / jnp.where(known, own[0], 1)
+        unit = unravel(jnp.where(known, unit, 0))
     else:
         n, down = by_gradients(system, last)
-        unit, nowhere = jax.tree.map(jnp.zeros_like, y), jnp.zeros((), bool)
 
     def holds(n, y, unit, reach, loose):
         zero = jnp.maximum(loose * unit, 10 * _componentwise.eps(y) * reach)
@@ -455,6 +522,7 @@ def judge_minimum(
     small = _componentwise.every(jax.tree.map(holds, n, y, unit, reach, loose))
     solved = small & ~nowhere & ~down
     status = Status.where(solved, Status.converged, Status.not_solved)
+    status = Status.where(solved & ~isolated, Status.degenerate, status)
     status = Status.where(small & down, Status.saddle, status)
     known = jnp.isfinite(last.norm) & jnp.isfinite(_tree.largest(n))
     status = Status.where(known, status, Status.non_finite)

@@ -58,6 +58,9 @@ class AbstractModel(eqx.Module):
         del p, y
         return jnp.zeros((), bool)
 
+    def own(self) -> Float[Array, " n"] | None:
+        """The roots of the diagonal of `B`, if they are known."""
+
     def reaction(self, noise: Array) -> Vector | None:
         """How far each unknown moves where every component of `D^-1 g` is wrong by
         `noise`, if that is known."""
@@ -122,6 +125,9 @@ class Spectral(AbstractModel):
         flat = jnp.linalg.norm(jnp.where(self.null, p @ self.vectors, 0))
         size = jnp.maximum(jnp.linalg.norm(y), jnp.linalg.norm(y - p))
         return (flat > 0.1 * size) & (flat > 0.5 * jnp.linalg.norm(p))
+
+    def own(self) -> Float[Array, " n"]:
+        return self.scale * jnp.sqrt(jnp.abs(self.vectors**2 @ self.values))
 
     def reaction(self, noise: Array) -> Vector:
         w = jnp.where(self.null, jnp.inf, self.values)

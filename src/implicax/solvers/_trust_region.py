@@ -1,7 +1,7 @@
 """Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
 
 import abc
-from typing import Any
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
@@ -9,7 +9,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _componentwise, _tree
-from .._minimality import DECOMPOSED, allowed, relative, rounded, to_come
+from .._minimality import (
+    DECOMPOSED,
+    allowed,
+    flat_for_good,
+    relative,
+    rounded,
+    steady,
+    to_come,
+)
 from .._solution import Status
 from .._system import Point, System
 from .._tree import Vector
@@ -67,6 +75,8 @@ class _Memory(eqx.Module):
     """The largest `|y_i|` so far."""
     last: Vector
     """The last step."""
+    own: Float[Array, " n"] | None
+    """The roots of the diagonal of the model's matrix."""
     inverse: Spectral | None
 
 
@@ -81,6 +91,9 @@ class _Trial(eqx.Module):
 
 class AbstractTrustRegion(AbstractSolver):
     """The algorithm that both methods share (Conn, Gould & Toint 2000, alg. 6.1.1)."""
+
+    #: Whether the model is the Hessian.
+    exact: ClassVar[bool] = False
 
     @abc.abstractmethod
     def _objective(self, system: System, y: Vector) -> Float[Array, ""]:
@@ -127,6 +140,7 @@ class AbstractTrustRegion(AbstractSolver):
             begun=_componentwise.sizes(y),
             reach=_componentwise.sizes(y),
             last=_tree.zeros_like(y),
+            own=scale,
             inverse=inverse,
         )
         return State.start(system, y, memory)
@@ -214,7 +228,9 @@ class AbstractTrustRegion(AbstractSolver):
         )
         small = _componentwise.ratio(expected, allowed(new.y, reach, self.rtol)) <= 1
         spread = model.reaction(blur)
-        floor = rounded(n, point.y, reach, spread)
+        floor, own = rounded(n, point.y, reach, spread), model.own()
+        if own is not None:
+            floor = floor & steady(own, memory.own)
         last = _tree.where(trial.accepted & (step.length > 0), step.p, memory.last)
         level = model.levels(last, point.y) | model.levels(
             _tree.subtract(point.y, memory.origin), point.y
@@ -258,6 +274,7 @@ class AbstractTrustRegion(AbstractSolver):
             begun=begun,
             reach=reach,
             last=last,
+            own=own,
             inverse=model if isinstance(model, Spectral) else None,
         )
         stuck = ~trial.accepted | self._at_floor(memory)
@@ -285,7 +302,16 @@ class AbstractTrustRegion(AbstractSolver):
         if system.objective is None:
             return outcome
         known = outcome.status == Status.converged
-        memory, status = state.memory, outcome.status
+        memory, status, model = state.memory, outcome.status, state.memory.inverse
+        if model is not None and type(self).exact:
+            y, null = state.point.y, model.null
+            root = jnp.sqrt(2 * jnp.abs(state.point.objective))
+            size = jnp.maximum(model.size(y), root)
+            blur = 10 * _tree.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
+            basis = model.vectors / model.scale[:, None]
+            good = flat_for_good(system, state.point, basis, null, size, blur)
+            free = known & jnp.any(null) & ~good
+            status = Status.where(free, Status.degenerate, status)
         level = Status.where(memory.out, Status.unbounded, Status.degenerate)
         status = Status.where(~known & memory.level, level, status)
         status = Status.where(~known & memory.runs, Status.unbounded, status)
@@ -340,6 +366,8 @@ class TrustRegion(AbstractTrustRegion):
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
+
+    exact: ClassVar[bool] = True
 
     def check(self, system: System) -> None:
         if system.objective is None:
