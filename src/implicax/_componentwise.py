@@ -12,7 +12,7 @@ import operator
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PyTree
 
 from . import _tree
 from ._tree import Vector
@@ -53,7 +53,7 @@ def ratio(d: Vector, y: Vector) -> Float[Array, ""]:
     return _tree.largest(quotients(d, y))
 
 
-def every(x: Vector) -> Bool[Array, ""]:
+def every(x: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:
     """Whether all entries of a pytree of truth values hold."""
     parts = [leaf.all() for leaf in jax.tree.leaves(x)]
     return functools.reduce(operator.and_, parts)

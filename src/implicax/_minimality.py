@@ -270,9 +270,7 @@ def reduced(
     m, n = jacobian.shape
     if m <= n:
         return jacobian, errors
-    both = jnp.linalg.qr(
-        jnp.concatenate([jacobian, errors[:, None]], axis=1), mode="r"
-    )
+    both = jnp.linalg.qr(jnp.concatenate([jacobian, errors[:, None]], axis=1), mode="r")
     return both[:n, :n], both[:n, n]
 
 
@@ -285,8 +283,9 @@ def parts(system: System, y: Vector) -> tuple[Array, Array, Array, Array]:
     the errors weighed by `rho'(e)`. (At a fit these cancel, and are summed up without
     the signs of the errors too, to see their size.)
     """
-    assert system.errors is not None
-    errors, push, loss = jax.linearize(system.errors, y, has_aux=True)
+    function = system.errors
+    assert function is not None
+    errors, push, loss = jax.linearize(function, y, has_aux=True)
     slopes, curvatures = loss.slopes(errors), loss.curvatures(errors)
     J, r, A, root = gauss_newton(push, errors, loss, y)
     negative = _tree.ravel(curvatures)[0] - root**2
@@ -294,7 +293,7 @@ def parts(system: System, y: Vector) -> tuple[Array, Array, Array, Array]:
     def second(slopes: Vector) -> Array:
         def along(t: Vector) -> Vector:
             def pulled(y: Vector) -> Vector:
-                _, pull, _ = jax.vjp(system.errors, y, has_aux=True)
+                _, pull, _ = jax.vjp(function, y, has_aux=True)
                 return pull(slopes)[0]
 
             return jax.jvp(pulled, (y,), (t,))[1]
@@ -418,7 +417,20 @@ def examine(
 
     no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
     entry = _Look(
-        point, jnp.zeros_like(start), inf, inf, inf, no, no, no, no, no, no, no, jnp.zeros((), jnp.int32), jnp.ones((), bool)
+        point,
+        jnp.zeros_like(start),
+        inf,
+        inf,
+        inf,
+        no,
+        no,
+        no,
+        no,
+        no,
+        no,
+        no,
+        jnp.zeros((), jnp.int32),
+        jnp.ones((), bool),
     )
     last = jax.lax.while_loop(lambda look: look.going, look, entry)
     done = last.small | last.floor
@@ -475,9 +487,10 @@ def judge_minimum(
     error; `first` is where the search began.
 
     `rtol=None` means `eps**0.4` of each leaf (5e-7 in float64): an objective is flat at
-    its minimum, and who sees nothing else finds `y` to about `eps**(1/2)`. What is meant to be zero
-    is compared with how far its unknown could move before the objective changed by
-    itself, or by as much as it has changed since `first`, if that is less.
+    its minimum, and who sees nothing else finds `y` to about `eps**(1/2)`. What is
+    meant to be zero is compared with how far its unknown could move before the
+    objective changed by itself, or by as much as it has changed since `first`, if that
+    is less.
     """
     y, reach = last.y, _componentwise.grown(_componentwise.sizes(first.y), last.y)
     if rtol is None:
@@ -489,7 +502,7 @@ def judge_minimum(
     if _tree.size(y) <= DECOMPOSED:
         (flat, unravel), start = _tree.ravel(y), _tree.ravel(first.y)[0]
 
-        def look(point: Point, _: None) -> tuple[Point, tuple]:
+        def look(point: Point, _: Any) -> tuple[Point, tuple]:
             model = exact(system, point)
             p = model.basis @ model.q
             size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
@@ -533,10 +546,13 @@ def by_gradients(system: System, point: Point) -> tuple[Vector, Bool[Array, ""]]
     """Newton's correction by conjugate gradients, roughly, and whether the curvature
     along it is negative."""
     y, g = point.y, point.residual
-    if system.reverse_only:
+    if system.reverse_only:  # (A Hessian is symmetric.)
         _, pull = jax.vjp(system.residual, y)
-        product = lambda t: pull(t)[0]
     else:
-        _, product = jax.linearize(system.residual, y)
+        _, push = jax.linearize(system.residual, y)
+
+    def product(t: Vector) -> Vector:
+        return pull(t)[0] if system.reverse_only else push(t)
+
     n, _ = jax.scipy.sparse.linalg.cg(product, g, tol=0.1, maxiter=ROUGH_STEPS)
     return n, _tree.dot(n, product(n)) < 0

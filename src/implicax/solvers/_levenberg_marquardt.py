@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import _tree
 from .._losses import Squares
 from .._minimality import concluded, examine, gauss_newton
 from .._solution import Status
@@ -26,9 +25,11 @@ class LevenbergMarquardt(AbstractTrustRegion):
     parameter, and variables scaled by the columns of the Jacobian (More 1978, *The
     Levenberg-Marquardt algorithm: implementation and theory*), which is decomposed
     (so nothing is squared) up to 512 real unknowns; beyond that by truncated conjugate
-    gradients. Converges fast where the errors at the solution are small. A robust loss
-    enters with its second derivative, where that is at least a tenth of its first
-    (Triggs et al. 2000, sec. 4.3).
+    gradients. A fit is examined at the end, by at most four Newton steps with the exact
+    Hessian: what looks settled to the Gauss-Newton model may be a `saddle`, or the way
+    to infinity (`unbounded`). Converges fast where the errors at the solution are
+    small. A robust loss enters with its second derivative, where that is at least a
+    tenth of its first (Triggs et al. 2000, sec. 4.3).
 
     **Arguments:**
 

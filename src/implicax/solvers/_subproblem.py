@@ -54,7 +54,7 @@ class AbstractModel(eqx.Module):
         return self
 
     def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
-        """Whether a way `p` to `y`, long beside it, led mostly along null directions."""
+        """Whether a way `p` to `y`, long beside it, led along null directions."""
         del p, y
         return jnp.zeros((), bool)
 

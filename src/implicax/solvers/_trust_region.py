@@ -174,7 +174,11 @@ class AbstractTrustRegion(AbstractSolver):
         noise = jnp.where(jnp.isfinite(noise), noise, 0)
         unseen = noise + eps**0.5 * jnp.abs(objective)
         # Likewise of `D^-1 g`.
-        blur = 10 * eps * (jnp.sqrt(jnp.asarray(2.0, root.dtype)) * root + jnp.sqrt(energy))
+        blur = (
+            10
+            * eps
+            * (jnp.sqrt(jnp.asarray(2.0, root.dtype)) * root + jnp.sqrt(energy))
+        )
         blur = jnp.where(jnp.isfinite(blur), blur, 0)
         model = model.without(blur)
 
@@ -288,7 +292,9 @@ class AbstractTrustRegion(AbstractSolver):
             return self.meets(state, state.point)
         there = state.memory.small & ~state.memory.level
         if self.atol is not None:
-            there = there | (state.point.norm <= self.atol.astype(state.point.norm.dtype))
+            there = there | (
+                state.point.norm <= self.atol.astype(state.point.norm.dtype)
+            )
         return there
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
@@ -305,7 +311,7 @@ class AbstractTrustRegion(AbstractSolver):
         memory, status, model = state.memory, outcome.status, state.memory.inverse
         if model is not None and type(self).exact:
             y, null = state.point.y, model.null
-            root = jnp.sqrt(2 * jnp.abs(state.point.objective))
+            root = jnp.sqrt(2 * jnp.abs(jnp.asarray(state.point.objective)))
             size = jnp.maximum(model.size(y), root)
             blur = 10 * _tree.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
             basis = model.vectors / model.scale[:, None]
@@ -346,19 +352,24 @@ class TrustRegion(AbstractTrustRegion):
 
     Each step minimises the quadratic model with the exact Hessian inside a region in
     which the model has proved right. It leaves saddle points along negative curvature,
-    and converges quadratically to a minimum with a positive definite Hessian (Conn,
-    Gould & Toint, *Trust-Region Methods*, 2000). Up to 512 real unknowns the Hessian is
-    decomposed (More & Sorensen 1983) and variables are scaled by its diagonal; beyond,
-    truncated conjugate gradients need Hessian-vector products alone (Steihaug 1983).
+    takes none along exactly flat directions, and converges quadratically to a minimum
+    with a positive definite Hessian (Conn, Gould & Toint, *Trust-Region Methods*,
+    2000). What is not attained is told as `unbounded`, and a minimum that is not
+    isolated (but for directions that stay flat for good) as `degenerate`. Up to 512
+    real unknowns the Hessian is decomposed (More & Sorensen 1983) and variables are
+    scaled by its diagonal; beyond, truncated conjugate gradients need Hessian-vector
+    products alone (Steihaug 1983).
 
     **Arguments:**
 
-    - `rtol`: the solve has converged when the last full Newton step was no longer than
-      `rtol |y|` (variables scaled); `None` means `eps**(2/3)` of the dtype. It ends
-      too where the gradient has fallen by a factor of `eps`, or to what rounding errors
-      leave of it.
-    - `atol`: ... or when no component of the gradient is larger than `atol`; `None`
-      means zero.
+    - `rtol`: the solve has converged when the estimated error of *each* unknown is
+      within `rtol` of its own size, in whatever units; `None` means `eps**(2/3)` of the
+      unknown's dtype. The estimate is Newton's step times what is to come at the rate
+      at which Newton's steps shrink. Where they stop shrinking, at `eps**0.55` or at
+      what the rounding errors of the gradient make of an unknown that is zero, it has
+      converged too.
+    - `atol`: ... or when no component of the gradient is larger than `atol`, in its
+      units; `None` means never.
     - `record_history`: keep the largest component of the gradient of every step in
       `solution.stats.residual_history`.
     """
