@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.problems import Problem, Regression
 
-Verdict = Literal["solved", "local", "parameters only", "failed"]
+Verdict = Literal["solved", "local", "parameters only", "degenerate", "failed"]
 
 #: The largest residual of a root.
 ROOT = 1e-8

@@ -57,7 +57,7 @@ CLASSICS = {
     "rosenbrock": (rosenbrock, [-1.2, 1.0], 1.0, [1.0, 1.0], 1e-9),
     "far": (rosenbrock, [-120.0, 1.0], 1.0, [1.0, 1.0], 1e-7),
     "beale": (beale, [1.0, 1.0], (1.5, 2.25, 2.625), [3.0, 0.5], 1e-9),
-    "powell": (powell, [3.0, -1.0, 0.0, 1.0], None, [0.0] * 4, 1e-4),
+    "powell": (powell, [3.0, -1.0, 0.0, 1.0], None, [0.0] * 4, 1e-9),
 }
 
 
@@ -69,9 +69,10 @@ def test_classics(name):
         minimize(squared(errors), start, args),
         least_squares(errors, start, args, solver=ix.LevenbergMarquardt()),
     ):
-        np.testing.assert_allclose(
-            converged(found).value, solution, rtol=0, atol=tolerance
-        )
+        # (Where the Hessian is singular there is no derivative: that is said.)
+        status = Status.degenerate if name == "powell" else Status.converged
+        assert bool(found.status == status), found
+        np.testing.assert_allclose(found.value, solution, rtol=0, atol=tolerance)
 
 
 def test_from_a_thousand_away():

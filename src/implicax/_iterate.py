@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from . import _tree
+from ._minimality import judge_minimum
 from ._progress import Listener, tell
 from ._solution import Stats, Status
 from ._system import System
@@ -28,9 +29,6 @@ DIVERGED = 1e8
 REFUSALS = 4
 #: A solution this much larger than the start may lie at infinity.
 FAR = 10.0
-#: As `STRANGERS`: an objective is flat at its minimum, and who sees nothing else finds
-#: `y` to about `sqrt(eps)`.
-STRANGERS_AT_A_MINIMUM = 0.25
 
 
 class Outcome(eqx.Module):
@@ -240,7 +238,8 @@ def iterate(
         carry.history,
     )
     y = _tree.where(converged, last.point.y, carry.best)
-    return Outcome(y, status, stats, solver.approximate_inverse(last))
+    outcome = Outcome(y, status, stats, solver.approximate_inverse(last))
+    return solver.judged(system, last, outcome)
 
 
 def _until_confirmed(
@@ -304,13 +303,17 @@ def judge(
     atol: Array | None = None,
 ) -> Outcome:
     """The outcome of a solve that somebody else made."""
-    precision = STRANGERS if system.objective is None else STRANGERS_AT_A_MINIMUM
-    tolerance = Tolerance(rtol, precision)
-    last, solved, error = judge_equations(system, v0, v, tolerance, atol)
-    status = Status.where(solved, Status.converged, Status.not_solved)
+    if system.objective is not None:
+        last = system.evaluate(v)
+        status, error = judge_minimum(system, system.evaluate(v0), last)
+    else:
+        last, solved, error = judge_equations(
+            system, v0, v, Tolerance(rtol, STRANGERS), atol
+        )
+        status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
     status = Status.where(lost, Status.failed, status)
     two = jnp.full((), 2, jnp.int32)
-    error = jnp.where(solved, error, jnp.inf)
+    error = jnp.where(status == Status.converged, error, jnp.inf)
     stats = Stats(steps.astype(jnp.int32), two, last.norm, error, None)
     return Outcome(v, status, stats, None)

@@ -56,6 +56,18 @@ class AbstractLoss(eqx.Module):
         ones = jax.tree.map(jnp.ones_like, errors)
         return jax.jvp(self.slopes, (errors,), (ones,))[1]
 
+    def weights(self, errors: Vector) -> Vector:
+        """What weighs each error in a Gauss-Newton model: the curvature, where that is
+        at least a tenth of `slope / error` (Triggs et al. 2000, sec. 4.3)."""
+
+        def weight(slope: Array, curvature: Array, error: Array) -> Array:
+            known = error != 0
+            ratio = jnp.where(known, slope / jnp.where(known, error, 1), 1)
+            return jnp.maximum(curvature, 0.1 * ratio)
+
+        slopes, curvatures = self.slopes(errors), self.curvatures(errors)
+        return jax.tree.map(weight, slopes, curvatures, errors)
+
 
 class Squares(AbstractLoss):
     """Plain least squares: `rho(z) = z`."""

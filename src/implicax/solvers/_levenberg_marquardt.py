@@ -1,14 +1,14 @@
 """Least squares, and roots as the least squares of their residual."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .. import _tree
 from .._losses import Squares
+from .._minimality import concluded, examine, gauss_newton
 from .._solution import Status
 from .._system import System
 from .._tree import Vector
@@ -25,9 +25,11 @@ class LevenbergMarquardt(AbstractTrustRegion):
     parameter, and variables scaled by the columns of the Jacobian (More 1978, *The
     Levenberg-Marquardt algorithm: implementation and theory*), which is decomposed
     (so nothing is squared) up to 512 real unknowns; beyond that by truncated conjugate
-    gradients. Converges fast where the errors at the solution are small. A robust loss
-    enters with its second derivative, where that is at least a tenth of its first
-    (Triggs et al. 2000, sec. 4.3).
+    gradients. A fit is examined at the end, by at most four Newton steps with the exact
+    Hessian: what looks settled to the Gauss-Newton model may be a `saddle`, or the way
+    to infinity (`unbounded`). Converges fast where the errors at the solution are
+    small. A robust loss enters with its second derivative, where that is at least a
+    tenth of its first (Triggs et al. 2000, sec. 4.3).
 
     **Arguments:**
 
@@ -60,10 +62,6 @@ class LevenbergMarquardt(AbstractTrustRegion):
             return system.residual(y), Squares()
         return system.errors(y)
 
-    def _rank(self, system, y):
-        errors, _ = jax.eval_shape(lambda y: self._errors(system, y), y)
-        return sum(leaf.size for leaf in jax.tree.leaves(errors))
-
     def _objective(self, system, y):
         errors, loss = self._errors(system, y)
         return loss.cost(errors)
@@ -73,31 +71,23 @@ class LevenbergMarquardt(AbstractTrustRegion):
         errors, push, loss = jax.linearize(
             lambda y: self._errors(system, y), y, has_aux=True
         )
-        slopes, weights = loss.slopes(errors), loss.curvatures(errors)
-        # slope / error is the first derivative of rho: what weighs the error itself.
-        floor = jax.tree.map(
-            lambda s, e: 0.1 * jnp.where(e == 0, 1, s / jnp.where(e == 0, 1, e)),
-            slopes,
-            errors,
-        )
-        weights = jax.tree.map(jnp.maximum, weights, floor)
         if scale is None:
-            pull = jax.linear_transpose(push, y)
+            pull, weights = jax.linear_transpose(push, y), loss.weights(errors)
 
             def product(t: Vector) -> Vector:
                 return pull(jax.tree.map(jnp.multiply, weights, push(t)))[0]
 
-            return from_product(product, pull(slopes)[0], forcing), None
-        flat, unravel = _tree.ravel(y)
-        root = jnp.sqrt(_tree.ravel(weights)[0])
+            return from_product(product, pull(loss.slopes(errors))[0], forcing), None
+        jacobian, r, *_ = gauss_newton(push, errors, loss, y)
+        return from_jacobian(jacobian, r, y, scale)
 
-        def column(e: Array) -> Array:
-            return root * _tree.ravel(push(unravel(e)))[0]
-
-        jacobian = jax.vmap(column, out_axes=1)(jnp.eye(flat.size, dtype=flat.dtype))
-        safe = jnp.where(root > 0, root, 1)
-        scaled = jnp.where(root > 0, _tree.ravel(slopes)[0] / safe, 0)
-        return from_jacobian(jacobian, scaled, y, scale)
+    def judged(self, system: System, state: State, outcome: Any) -> Any:
+        outcome = super().judged(system, state, outcome)
+        if state.point.objective is None or state.memory.inverse is None:
+            return outcome
+        memory = state.memory
+        found = examine(system, state.point, memory.origin, memory.reach, self.rtol)
+        return concluded(outcome, found, self.atol)
 
     def why_stuck(self, state: State) -> Status:
         why, inverse = super().why_stuck(state), state.memory.inverse

@@ -5,12 +5,20 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
+from .. import _componentwise, _tree
+from .._minimality import concluded, examine
 from .._system import System
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
 from ._engines import library, narrow, widen
+
+
+class _Memory(eqx.Module):
+    own: Any
+    """The transformation's."""
+    origin: Vector
 
 
 class Optax(AbstractSolver):
@@ -80,7 +88,30 @@ class Optax(AbstractSolver):
             )
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             memory = self.transformation.init(widen(y))
-        return State.start(system, y, jax.tree.map(_strong, memory))
+        return State.start(system, y, _Memory(jax.tree.map(_strong, memory), y))
+
+    def converged(self, state: State) -> Bool[Array, ""]:
+        """Whether the gradient is small beside the change that a relative change of `y`
+        makes in it, or the objective by its own size: time for a closer look."""
+        point, dtype = state.point, state.point.norm.dtype
+        eps = _tree.coarsest_eps(point.y)
+        rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
+        size = _tree.largest(point.y).astype(dtype)
+        curvature = point.scale / jnp.where(size > 0, size, 1)
+        objective = jnp.abs(jnp.asarray(point.objective, dtype))
+        unit = point.scale + jnp.sqrt(2 * objective * curvature)
+        there = (point.norm <= rtol * unit) | (point.norm == 0)
+        if self.atol is not None:
+            there = there | (point.norm <= self.atol.astype(dtype))
+        return there & jnp.isfinite(point.norm)
+
+    def judged(self, system: System, state: State, outcome: Any) -> Any:
+        if system.differentiable:
+            return outcome
+        point, origin = state.point, state.memory.origin
+        reach = _componentwise.grown(_componentwise.sizes(origin), point.y)
+        found = examine(system, point, origin, reach, self.rtol)
+        return concluded(outcome, found, self.atol)
 
     def step(self, system: System, state: State) -> State:
         optax = library("optax", "ix.Optax")
@@ -91,14 +122,15 @@ class Optax(AbstractSolver):
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             steps, memory = update(
                 gradient,
-                state.memory,
+                state.memory.own,
                 y,
                 value=value,
                 grad=gradient,
                 value_fn=lambda y: widen(objective(narrow(y, point.y))),
             )
             y = optax.apply_updates(y, steps)
-        memory = narrow(jax.tree.map(jnp.asarray, memory), state.memory)
+        memory = narrow(jax.tree.map(jnp.asarray, memory), state.memory.own)
+        memory = _Memory(memory, state.memory.origin)
         return state.move(system, narrow(y, point.y), memory)
 
 

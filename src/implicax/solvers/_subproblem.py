@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import _tree
 from .._lu import Product
+from .._minimality import lost_in, reduced, trusted_reaction
 from .._tree import Vector
 
 #: `|D p|` may miss the radius by this fraction (More 1978, eq. 5.5).
@@ -42,6 +43,30 @@ class AbstractModel(eqx.Module):
         """The step of at most that length."""
 
     @abc.abstractmethod
+    def newton(self, step: Step) -> Vector:
+        """The step without the bound, infinite where it leads nowhere; `step` is what
+        the bound has left of it."""
+
+    def without(self, noise: Array) -> "AbstractModel":
+        """No slope along a null direction where it is no larger than `noise`: an
+        exactly flat direction deserves no step."""
+        del noise
+        return self
+
+    def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
+        """Whether a way `p` to `y`, long beside it, led along null directions."""
+        del p, y
+        return jnp.zeros((), bool)
+
+    def own(self) -> Float[Array, " n"] | None:
+        """The roots of the diagonal of `B`, if they are known."""
+
+    def reaction(self, noise: Array) -> Vector | None:
+        """How far each unknown moves where every component of `D^-1 g` is wrong by
+        `noise`, if that is known."""
+        del noise
+
+    @abc.abstractmethod
     def convex(self) -> Bool[Array, ""]:
         """Whether no curvature is negative, as far as is known."""
 
@@ -60,17 +85,56 @@ class AbstractModel(eqx.Module):
 
 class Spectral(AbstractModel):
     """`D^-1 B D^-1 = V diag(w) V^T`: then every radius costs a few vector operations
-    (More & Sorensen 1983). Directions that are not in `V` are left alone."""
+    (More & Sorensen 1983)."""
 
-    values: Float[Array, " k"]
-    """`w`, in ascending order unless all are positive."""
-    vectors: Float[Array, "n k"]
-    slopes: Float[Array, " k"]
+    values: Float[Array, " n"]
+    """`w`, in ascending order unless none is negative."""
+    vectors: Float[Array, "n n"]
+    slopes: Float[Array, " n"]
     """`V^T D^-1 g`."""
     scale: Float[Array, " n"]
     """The diagonal of `D`."""
+    basis: Float[Array, "n n"]
+    """`p = basis q`: `D^-1 V`, but without what that has along exactly flat
+    directions."""
     like: Vector
     """The shape of a step."""
+
+    @property
+    def null(self) -> Bool[Array, " k"]:
+        """The directions whose curvature is lost in rounding."""
+        return self.values == 0
+
+    def without(self, noise: Array) -> "Spectral":
+        flat = self.null & (jnp.abs(self.slopes) <= noise)
+        slopes = jnp.where(flat, 0, self.slopes)
+        # `D p` has nothing along a flat direction `z`, but `p` may: `D z` is at right
+        # angles to the others, and `z` is not. In the units of the unknowns the
+        # shortest of all these steps is.
+        z = self.vectors / self.scale[:, None]
+        z = jnp.where(flat[None, :], z / jnp.linalg.norm(z, axis=0)[None, :], 0)
+        gram = z.T @ z + jnp.diag(jnp.where(flat, 0, 1).astype(z.dtype))
+        basis = jnp.where(flat[None, :], 0, self.basis)
+        parts = jax.scipy.linalg.solve(gram, z.T @ basis, assume_a="pos")
+        return Spectral(
+            self.values, self.vectors, slopes, self.scale, basis - z @ parts, self.like
+        )
+
+    def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
+        p, y = self.scale * _tree.ravel(p)[0], self.scale * _tree.ravel(y)[0]
+        flat = jnp.linalg.norm(jnp.where(self.null, p @ self.vectors, 0))
+        size = jnp.maximum(jnp.linalg.norm(y), jnp.linalg.norm(y - p))
+        return (flat > 0.1 * size) & (flat > 0.5 * jnp.linalg.norm(p))
+
+    def own(self) -> Float[Array, " n"]:
+        return self.scale * jnp.sqrt(jnp.abs(self.vectors**2 @ self.values))
+
+    def reaction(self, noise: Array) -> Vector:
+        w = jnp.where(self.null, jnp.inf, self.values)
+        rows = jnp.linalg.norm(self.vectors / w[None, :], axis=1)
+        rows = jnp.where(rows <= trusted_reaction(self.like), rows, 0)
+        _, unravel = _tree.ravel(self.like)
+        return unravel(noise * rows / self.scale)
 
     def _step(self, shift: Array) -> Array:
         """`-(w + shift)^-1 V^T D^-1 g`."""
@@ -118,8 +182,16 @@ class Spectral(AbstractModel):
         q = jnp.where(hard, q.at[0].add(way), q)
         reduction = -jnp.sum(q * (self.slopes + self.values * q / 2))
         _, unravel = _tree.ravel(self.like)
-        p = unravel(self.vectors @ q / self.scale)
+        p = unravel(self.basis @ q)
         return Step(p, jnp.linalg.norm(q), reduction, interior)
+
+    def newton(self, step: Step) -> Vector:
+        del step
+        q = self._step(jnp.zeros((), self.values.dtype))
+        nowhere = ~self.convex() | jnp.any(self.null & (self.slopes != 0))
+        _, unravel = _tree.ravel(self.like)
+        p = unravel(self.basis @ q)
+        return jax.tree.map(lambda leaf: jnp.where(nowhere, jnp.inf, leaf), p)
 
     def convex(self) -> Bool[Array, ""]:
         return jnp.all(self.values >= 0)
@@ -187,6 +259,9 @@ class MatrixFree(AbstractModel):
         reduction = -(_tree.dot(p, g) + _tree.dot(p, r)) / 2
         return Step(p, _tree.norm(p), reduction, ~stop)
 
+    def newton(self, step: Step) -> Vector:
+        return jax.tree.map(lambda p: jnp.where(step.interior, p, jnp.inf), step.p)
+
     def convex(self) -> Bool[Array, ""]:
         return jnp.ones((), bool)
 
@@ -200,9 +275,14 @@ class MatrixFree(AbstractModel):
         return jnp.abs(_tree.dot(y, self.product(y)))
 
 
-def running_scale(scale: Array, new: Array) -> Float[Array, " n"]:
-    """The largest scale so far of each component (More 1978, eq. 6.3)."""
-    return jnp.maximum(scale, jnp.where(jnp.isfinite(new), new, 0))
+def running_scale(scale: Array, new: Array, power: float) -> Float[Array, " n"]:
+    """The largest scale so far of each component (More 1978, eq. 6.3), but at most
+    `eps**-power` of the new one: what is scaled down further gets lost in the rounding
+    errors of the decomposition, and with it the component."""
+    new = jnp.where(jnp.isfinite(new), new, 0)
+    most = float(jnp.finfo(new.dtype).eps) ** -power
+    limit = jnp.where(new > 0, most * new, jnp.inf)
+    return jnp.minimum(jnp.maximum(scale, new), limit)
 
 
 def usable(scale: Array) -> Float[Array, " n"]:
@@ -214,16 +294,16 @@ def from_hessian(
     hessian: Float[Array, "n n"], g: Vector, scale: Float[Array, " n"]
 ) -> tuple[Spectral, Float[Array, " n"]]:
     """The model of a Hessian, and the scale so far."""
-    scale = running_scale(scale, jnp.sqrt(jnp.abs(jnp.diagonal(hessian))))
+    scale = running_scale(scale, jnp.sqrt(jnp.abs(jnp.diagonal(hessian))), 0.25)
     d = usable(scale)
     matrix = hessian / d[:, None] / d[None, :]
     finite = jnp.all(jnp.isfinite(matrix))
     matrix = jnp.where(finite, (matrix + matrix.T) / 2, jnp.eye(d.size, dtype=d.dtype))
     values, vectors = jnp.linalg.eigh(matrix)
-    rounding = d.size * jnp.finfo(d.dtype).eps * jnp.max(jnp.abs(values))
-    values = jnp.where(jnp.abs(values) > rounding, values, 0)
+    values = jnp.where(jnp.abs(values) > lost_in(values), values, 0)
     flat, _ = _tree.ravel(g)
-    return Spectral(values, vectors, (flat / d) @ vectors, d, g), scale
+    basis = vectors / d[:, None]
+    return Spectral(values, vectors, flat @ basis, d, basis, g), scale
 
 
 def from_jacobian(
@@ -233,21 +313,18 @@ def from_jacobian(
     scale: Float[Array, " n"],
 ) -> tuple[Spectral, Float[Array, " n"]]:
     """The model `B = J^T J`, `g = J^T errors`; no condition number is squared."""
-    scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0))
-    d, (m, n) = usable(scale), jacobian.shape
+    scale = running_scale(scale, jnp.linalg.norm(jacobian, axis=0), 0.75)
+    d, n = usable(scale), jacobian.shape[1]
     matrix = jacobian / d[None, :]
     matrix = jnp.where(jnp.all(jnp.isfinite(matrix)), matrix, 0)
-    if m > n:
-        both = jnp.linalg.qr(
-            jnp.concatenate([matrix, errors[:, None]], axis=1), mode="r"
-        )
-        matrix, errors = both[:n, :n], both[:n, n]
-    left, values, right = jnp.linalg.svd(matrix, full_matrices=False)
-    eps = jnp.finfo(values.dtype).eps
-    kept = values > n * eps * jnp.max(values)
-    slopes = jnp.where(kept, values * (errors @ left), 0)
-    squares = jnp.where(kept, values**2, 0)
-    return Spectral(squares, right.T, slopes, d, like), scale
+    matrix, errors = reduced(matrix, errors)
+    left, values, right = jnp.linalg.svd(matrix)
+    rest = jnp.zeros((n - values.size,), values.dtype)
+    kept = values > lost_in(values)
+    slopes = jnp.concatenate([jnp.where(kept, values * (errors @ left), 0), rest])
+    squares = jnp.concatenate([jnp.where(kept, values**2, 0), rest])
+    basis = right.T / d[:, None]
+    return Spectral(squares, right.T, slopes, d, basis, like), scale
 
 
 def from_product(product: Product, g: Vector, tolerance: Any) -> MatrixFree:

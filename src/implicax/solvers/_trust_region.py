@@ -1,13 +1,23 @@
 """Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
 
 import abc
+from typing import Any, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from .. import _tree
+from .. import _componentwise, _tree
+from .._minimality import (
+    DECOMPOSED,
+    allowed,
+    flat_for_good,
+    relative,
+    rounded,
+    steady,
+    to_come,
+)
 from .._solution import Status
 from .._system import Point, System
 from .._tree import Vector
@@ -20,9 +30,6 @@ from ._subproblem import (
     from_product,
 )
 
-#: Up to here the matrix of the model is formed and decomposed (measured on CPU: an
-#: eigendecomposition at 500 takes 0.1 s).
-DECOMPOSED = 512
 #: Shortenings of a step before the search gives up.
 MAX_TRIALS = 30
 #: Steps at the rounding level after which there is nothing more to gain.
@@ -37,22 +44,39 @@ class _Memory(eqx.Module):
     """Negative before the first step."""
     scale: Float[Array, " n"] | None
     """The diagonal of `D`, zero where nothing is known yet."""
-    error: Float[Array, ""]
-    """The length of the last step, where it was a full Newton step, relative to `y`."""
     first_slope: Float[Array, ""]
     slope: Float[Array, ""]
     """`|D^-1 g|`, at the start and now."""
-    flat: Bool[Array, ""]
-    """Whether the gradient was gone, and no curvature negative, before the last
-    step."""
     lowest: Float[Array, ""]
     """The lowest slope so far."""
+    length: Float[Array, ""]
+    """`|D n|` of the last Newton step `n`, infinite where there was none."""
+    shortest: Float[Array, ""]
+    """The shortest so far."""
     idle: Float[Array, ""]
     """Steps since then that had no more to gain than the rounding errors of the
     objective."""
-    reach: Float[Array, ""]
-    """How large `|D y|` may grow before a vanishing gradient means nothing: it vanishes
-    at infinity too."""
+    error: Float[Array, ""]
+    """The largest estimated relative error of an unknown."""
+    small: Bool[Array, ""]
+    """Whether each of them is within the tolerance, ..."""
+    floor: Bool[Array, ""]
+    """... or is what rounding errors would leave of it."""
+    level: Bool[Array, ""]
+    """Whether the way led along what is flat now, ..."""
+    out: Bool[Array, ""]
+    """... outwards."""
+    runs: Bool[Array, ""]
+    """Whether it leads on and on, away from the start."""
+    origin: Vector
+    begun: Vector
+    """`|y_i|` at the start and the first step, together."""
+    reach: Vector
+    """The largest `|y_i|` so far."""
+    last: Vector
+    """The last step."""
+    own: Float[Array, " n"] | None
+    """The roots of the diagonal of the model's matrix."""
     inverse: Spectral | None
 
 
@@ -67,6 +91,9 @@ class _Trial(eqx.Module):
 
 class AbstractTrustRegion(AbstractSolver):
     """The algorithm that both methods share (Conn, Gould & Toint 2000, alg. 6.1.1)."""
+
+    #: Whether the model is the Hessian.
+    exact: ClassVar[bool] = False
 
     @abc.abstractmethod
     def _objective(self, system: System, y: Vector) -> Float[Array, ""]:
@@ -91,20 +118,35 @@ class AbstractTrustRegion(AbstractSolver):
         scale = inverse = None
         if n <= DECOMPOSED:
             scale = jnp.zeros((n,), dtype)
-            k = min(n, self._rank(system, y))
-            empty = jnp.zeros((k,), dtype), jnp.zeros((n, k), dtype)
-            inverse = Spectral(*empty, empty[0], jnp.ones((n,), dtype), y)
-        false = jnp.zeros((), bool)
-        zero = jnp.zeros((), dtype)
-        memory = _Memory(no, scale, inf, no, inf, false, inf, zero, inf, inverse)
+            vector, matrix = jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype)
+            inverse = Spectral(vector, matrix, vector, vector, matrix, y)
+        false, zero = jnp.zeros((), bool), jnp.zeros((), dtype)
+        memory = _Memory(
+            radius=no,
+            scale=scale,
+            first_slope=no,
+            slope=inf,
+            lowest=inf,
+            length=inf,
+            shortest=inf,
+            idle=zero,
+            error=inf,
+            small=false,
+            floor=false,
+            level=false,
+            out=false,
+            runs=false,
+            origin=y,
+            begun=_componentwise.sizes(y),
+            reach=_componentwise.sizes(y),
+            last=_tree.zeros_like(y),
+            own=scale,
+            inverse=inverse,
+        )
         return State.start(system, y, memory)
 
     def check(self, system: System) -> None:
         """An error unless this is a problem for the solver."""
-
-    def _rank(self, system: System, y: Vector) -> int:
-        """The most directions that the model can have."""
-        return _tree.size(y)
 
     def _slope(self, model: AbstractModel, point: Point) -> Float[Array, ""]:
         """`|D^-1 g|`; of an equation, the residual."""
@@ -121,9 +163,6 @@ class AbstractTrustRegion(AbstractSolver):
         size, slope = model.size(point.y), self._slope(model, point)
         first_slope = jnp.where(fresh, slope, memory.first_slope)
         start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
-        reach = jnp.where(fresh, 10 * start, memory.reach)
-        flat = self._flat(point, slope, first_slope) & model.convex()
-        flat = flat & (size <= reach)
         radius = jnp.where(memory.radius < 0, start, memory.radius)
 
         objective = self._objective(system, point.y)
@@ -134,6 +173,14 @@ class AbstractTrustRegion(AbstractSolver):
         noise = 10 * (eps * root * (root + jnp.sqrt(energy)) + eps**2 * energy)
         noise = jnp.where(jnp.isfinite(noise), noise, 0)
         unseen = noise + eps**0.5 * jnp.abs(objective)
+        # Likewise of `D^-1 g`.
+        blur = (
+            10
+            * eps
+            * (jnp.sqrt(jnp.asarray(2.0, root.dtype)) * root + jnp.sqrt(energy))
+        )
+        blur = jnp.where(jnp.isfinite(blur), blur, 0)
+        model = model.without(blur)
 
         def attempt(radius: Array, count: Array) -> _Trial:
             step = model.step(radius)
@@ -170,33 +217,69 @@ class AbstractTrustRegion(AbstractSolver):
         radius = jnp.where(right, 2 * step.length, trial.radius)
         radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
 
-        newton = trial.accepted & step.interior
-        error = jnp.where(newton, step.length / model.size(y), jnp.inf)
-        # Where nothing is left to gain, stop when the gradient has stopped falling. (By
-        # the Gauss-Newton model it may rise now and then on its way.)
+        n = model.newton(step)
+        length = model.size(n)
+        # Newton steps that shrink by `theta` have `theta / (1 - theta)` of the last to
+        # come. (Before the second nothing is known of that.)
+        theta = length / memory.length
+        theta = jnp.where(memory.length > 0, theta, 0)
+        left = jnp.where(jnp.isfinite(memory.length), to_come(theta), 1)
+        full = trial.accepted & step.interior
+        left = jnp.where(full | (length == 0), left, jnp.inf)
+        reach = _componentwise.grown(memory.reach, new.y)
+        expected = jax.tree.map(
+            lambda n: jnp.where(n == 0, 0, left.astype(n.dtype) * n), n
+        )
+        small = _componentwise.ratio(expected, allowed(new.y, reach, self.rtol)) <= 1
+        spread = model.reaction(blur)
+        floor, own = rounded(n, point.y, reach, spread), model.own()
+        if own is not None:
+            floor = floor & steady(own, memory.own)
+        last = _tree.where(trial.accepted & (step.length > 0), step.p, memory.last)
+        level = model.levels(last, point.y) | model.levels(
+            _tree.subtract(point.y, memory.origin), point.y
+        )
+
+        begun = _tree.where(
+            fresh, _tree.add(memory.reach, _componentwise.sizes(step.p)), memory.begun
+        )
+        easy = (trial.count == 1) & step.interior & (step.reduction <= noise)
+        runs = trial.accepted & outwards(step.p, new.y, memory.origin, begun, easy)
+
+        # Where nothing is left to gain, stop when neither gradient nor Newton step
+        # falls. (By the Gauss-Newton model it may rise now and then on its way.)
         slope = self._slope(model, new)
+        falls = (slope < memory.lowest) | (length < 0.9 * memory.shortest)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= noise)
-        idle = jnp.where(
-            slope < memory.lowest, 0, memory.idle + nothing.astype(slope.dtype)
-        )
+        idle = jnp.where(falls, 0, memory.idle + nothing.astype(slope.dtype))
         # So it is where the gradient has become much larger (then that step is taken
-        # back), or where no step leads down and the gradient is nearly gone.
+        # back), or where no step leads down and the Newton step is small.
         worse = nothing & ~(slope <= 10 * memory.lowest)
         new = _tree.where(worse, point, new)
         slope = jnp.where(worse, memory.slope, slope)
-        done = ~trial.accepted & (memory.lowest <= eps**0.5 * first_slope) | worse
+        done = ~trial.accepted & floor | worse
         memory = _Memory(
-            radius,
-            scale,
-            error,
-            first_slope,
-            slope,
-            flat,
-            jnp.minimum(slope, memory.lowest),
-            jnp.where(done, MAX_IDLE, idle),
-            reach,
-            model if isinstance(model, Spectral) else None,
+            radius=radius,
+            scale=scale,
+            first_slope=first_slope,
+            slope=slope,
+            lowest=jnp.minimum(slope, memory.lowest),
+            length=length,
+            shortest=jnp.minimum(length, memory.shortest),
+            idle=jnp.where(done, MAX_IDLE, idle),
+            error=relative(expected, new.y, reach),
+            small=small,
+            floor=floor,
+            level=level,
+            out=size > model.size(memory.origin),
+            runs=runs,
+            origin=memory.origin,
+            begun=begun,
+            reach=reach,
+            last=last,
+            own=own,
+            inverse=model if isinstance(model, Spectral) else None,
         )
         stuck = ~trial.accepted | self._at_floor(memory)
         return state.moved(new, memory, trial.count, stuck)
@@ -207,26 +290,38 @@ class AbstractTrustRegion(AbstractSolver):
     def converged(self, state: State) -> Bool[Array, ""]:
         if state.point.objective is None:
             return super().converged(state)
-        memory, dtype = state.memory, state.point.norm.dtype
-        eps = _tree.coarsest_eps(state.point.y)
-        rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
-        flat = self._flat(state.point, memory.slope, memory.first_slope)
-        flat = flat & memory.flat
-        there = (memory.error <= rtol) | flat
+        there = state.memory.small & ~state.memory.level
         if self.atol is not None:
-            there = there | (state.point.norm <= self.atol.astype(dtype))
+            there = there | (
+                state.point.norm <= self.atol.astype(state.point.norm.dtype)
+            )
         return there
-
-    def _flat(self, point: Point, slope: Array, first_slope: Array) -> Bool[Array, ""]:
-        """Whether the gradient is gone."""
-        gone = slope <= _tree.coarsest_eps(point.y) * first_slope
-        return gone | (point.norm == 0)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         # A least residual is no root, however well it is known.
         if state.point.objective is None:
             return jnp.zeros((), bool)
-        return self._at_floor(state.memory)
+        memory = state.memory
+        return self._at_floor(memory) & memory.floor & ~memory.level
+
+    def judged(self, system: System, state: State, outcome: Any) -> Any:
+        if system.objective is None:
+            return outcome
+        known = outcome.status == Status.converged
+        memory, status, model = state.memory, outcome.status, state.memory.inverse
+        if model is not None and type(self).exact:
+            y, null = state.point.y, model.null
+            root = jnp.sqrt(2 * jnp.abs(jnp.asarray(state.point.objective)))
+            size = jnp.maximum(model.size(y), root)
+            blur = 10 * _tree.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
+            basis = model.vectors / model.scale[:, None]
+            good = flat_for_good(system, state.point, basis, null, size, blur)
+            free = known & jnp.any(null) & ~good
+            status = Status.where(free, Status.degenerate, status)
+        level = Status.where(memory.out, Status.unbounded, Status.degenerate)
+        status = Status.where(~known & memory.level, level, status)
+        status = Status.where(~known & memory.runs, Status.unbounded, status)
+        return eqx.tree_at(lambda outcome: outcome.status, outcome, status)
 
     def why_stuck(self, state: State) -> Status:
         objective = state.point.objective
@@ -236,24 +331,45 @@ class AbstractTrustRegion(AbstractSolver):
         return Status.where(known, Status.stagnated, Status.non_finite)
 
 
+def outwards(
+    p: Vector, y: Vector, origin: Vector, begun: Vector, idle: Array
+) -> Bool[Array, ""]:
+    """Whether a step leads some unknown on and on, away from the start: at a good pace
+    still, though there is nothing left to gain (`idle`), or though it has come a
+    million times further than where it had `begun`."""
+
+    def on(p: Array, y: Array, origin: Array, begun: Array) -> Array:
+        way = y - origin
+        further = (p * way > 1e-3 * way**2) & (jnp.abs(y) > jnp.abs(origin))
+        return (further & (idle | (begun < 1e-6 * jnp.abs(y)))).any()
+
+    found = jax.tree.map(on, p, y, origin, begun)
+    return jax.tree.reduce(jnp.logical_or, found)
+
+
 class TrustRegion(AbstractTrustRegion):
     """Newton's method for minima, in a trust region.
 
     Each step minimises the quadratic model with the exact Hessian inside a region in
     which the model has proved right. It leaves saddle points along negative curvature,
-    and converges quadratically to a minimum with a positive definite Hessian (Conn,
-    Gould & Toint, *Trust-Region Methods*, 2000). Up to 512 real unknowns the Hessian is
-    decomposed (More & Sorensen 1983) and variables are scaled by its diagonal; beyond,
-    truncated conjugate gradients need Hessian-vector products alone (Steihaug 1983).
+    takes none along exactly flat directions, and converges quadratically to a minimum
+    with a positive definite Hessian (Conn, Gould & Toint, *Trust-Region Methods*,
+    2000). What is not attained is told as `unbounded`, and a minimum that is not
+    isolated (but for directions that stay flat for good) as `degenerate`. Up to 512
+    real unknowns the Hessian is decomposed (More & Sorensen 1983) and variables are
+    scaled by its diagonal; beyond, truncated conjugate gradients need Hessian-vector
+    products alone (Steihaug 1983).
 
     **Arguments:**
 
-    - `rtol`: the solve has converged when the last full Newton step was no longer than
-      `rtol |y|` (variables scaled); `None` means `eps**(2/3)` of the dtype. It ends
-      too where the gradient has fallen by a factor of `eps`, or to what rounding errors
-      leave of it.
-    - `atol`: ... or when no component of the gradient is larger than `atol`; `None`
-      means zero.
+    - `rtol`: the solve has converged when the estimated error of *each* unknown is
+      within `rtol` of its own size, in whatever units; `None` means `eps**(2/3)` of the
+      unknown's dtype. The estimate is Newton's step times what is to come at the rate
+      at which Newton's steps shrink. Where they stop shrinking, at `eps**0.55` or at
+      what the rounding errors of the gradient make of an unknown that is zero, it has
+      converged too.
+    - `atol`: ... or when no component of the gradient is larger than `atol`, in its
+      units; `None` means never.
     - `record_history`: keep the largest component of the gradient of every step in
       `solution.stats.residual_history`.
     """
@@ -261,6 +377,8 @@ class TrustRegion(AbstractTrustRegion):
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
+
+    exact: ClassVar[bool] = True
 
     def check(self, system: System) -> None:
         if system.objective is None:

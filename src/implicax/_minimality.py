@@ -1,0 +1,558 @@
+"""Whether a point is a minimum, and how far from it.
+
+Near a minimum Newton's correction `n = -H^-1 g(y)`, with the exact Hessian, *is* the
+distance that is left, up to its own square; and it does not change with the units of
+the objective. A small gradient is not enough: it is small in large units, far down a
+tail, at a saddle. So
+
+- what rounding leaves of a curvature (a *null* direction) is told from a curvature, in
+  the scaling that makes all diagonal entries of `H` one;
+- the correction is compared with `|y|` component by component;
+- a second correction in a row must be much shorter than the first, or as short as
+  rounding makes it (natural monotonicity: Deuflhard, *Newton Methods for Nonlinear
+  Problems*, sec. 2.1.3).
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from . import _componentwise, _tree
+from ._lu import materialise
+from ._solution import Status
+from ._system import Point, System
+from ._tree import Vector
+
+#: Up to here Hessians are formed and decomposed (measured on CPU: an eigendecomposition
+#: at 500 takes 0.1 s).
+DECOMPOSED = 512
+#: Newton steps that an examination may take: quadratic convergence needs no more.
+MAX_STEPS = 4
+#: Steps of conjugate gradients for a rough Newton correction.
+ROUGH_STEPS = 200
+#: The smallest correction that still has to shrink: `eps` to this power, relative.
+FLOOR = 0.55
+
+
+def scaled(y: Vector, factors: Any) -> Vector:
+    """`|y_i|` times a factor of its leaf, without a derivative."""
+    return jax.tree.map(lambda a, f: f * a, _componentwise.sizes(y), factors)
+
+
+def powers(y: Vector, exponent: float) -> Any:
+    """`eps` of each leaf to that power."""
+    return jax.tree.map(lambda leaf: _componentwise.eps(leaf) ** exponent, y)
+
+
+def allowed(y: Vector, reach: Vector, rtol: Array | None) -> Vector:
+    """How large a correction of each component may be.
+
+    That is `rtol |y_i|` (`None` means `eps**(2/3)` of the leaf), or what proves a
+    component zero: `eps**1.5` of the largest `|y_i|` on the way. (With `eps` alone a
+    start far away would prove too much.)
+    """
+    zero = scaled(reach, powers(y, 1.5))
+    if rtol is None:
+        own = scaled(y, powers(y, 2 / 3))
+    else:
+        own = jax.tree.map(lambda a: rtol.astype(a.dtype) * a, _componentwise.sizes(y))
+    return jax.tree.map(jnp.maximum, own, zero)
+
+
+def relative(n: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
+    """The largest `|n_i| / |y_i|`, but for components that are zero."""
+    zero = scaled(reach, powers(y, 1.5))
+    n = jax.tree.map(lambda n, z: jnp.where(jnp.abs(n) <= z, 0, n), n, zero)
+    return _componentwise.ratio(n, y)
+
+
+def to_come(theta: Array) -> Array:
+    """What is left after a correction, as a multiple of it, where corrections shrink by
+    `theta`; at most ten, since rounding errors do not shrink at all."""
+    theta = jnp.minimum(theta, 10 / 11)
+    return theta / (1 - theta)
+
+
+def rounded(
+    n: Vector, y: Vector, reach: Vector, noise: Vector | None
+) -> Bool[Array, ""]:
+    """Whether corrections that no longer shrink are what rounding errors leave.
+
+    Either they are small (`FLOOR`); or their component is zero as far as can be seen:
+    correction and component are both no larger than what the rounding errors of the
+    gradient make of it, `noise`, or than those of the largest `|y_i|` on the way.
+    """
+    if noise is None:
+        noise = jax.tree.map(jnp.zeros_like, y)
+
+    def holds(n, y, reach, noise):
+        eps = _componentwise.eps(y)
+        n, y, reach = jnp.abs(n), jnp.abs(y), 10 * eps * reach
+        zero = jnp.maximum(n, y) <= jnp.maximum(noise, reach)
+        return (n <= eps**FLOOR * y) | zero
+
+    return _componentwise.every(jax.tree.map(holds, n, y, reach, noise))
+
+
+def trusted_reaction(y: Vector) -> float:
+    """How many times its own scale an unknown may move by an error of the gradient, if
+    it is to be called zero by what rounding errors do to it."""
+    return 0.1 * float(_tree.coarsest_eps(y)) ** -0.5
+
+
+def steady(now: Array, before: Array) -> Bool[Array, ""]:
+    """Whether the curvatures (their roots) are the same as a step ago. Down a tail they
+    are not: there steps do not shrink either, and not for rounding errors."""
+    return jnp.all((now <= 1.4 * before) & (before <= 1.4 * now))
+
+
+class Exact(eqx.Module):
+    """The exact Hessian at a point: `X^T H X = diag(w)`, with a diagonal of ones before
+    it was decomposed, and slopes `X^T g`."""
+
+    basis: Float[Array, "n n"]
+    inverse: Float[Array, "n n"]
+    """Of the basis."""
+    values: Float[Array, " n"]
+    """`w`, zero where it is lost in rounding."""
+    slopes: Float[Array, " n"]
+    noise: Float[Array, ""]
+    """How large the rounding errors of the slopes are."""
+    unit: Float[Array, ""]
+    """How far one goes, in the basis, before the objective changes by itself."""
+    zero: Bool[Array, ""]
+    """Whether the objective is a sum of errors that are all lost in their own."""
+
+    @property
+    def null(self) -> Bool[Array, " n"]:
+        return self.values == 0
+
+    @property
+    def q(self) -> Float[Array, " n"]:
+        """Newton's correction in the basis, of what has a curvature."""
+        return jnp.where(
+            self.null, 0, -self.slopes / jnp.where(self.null, 1, self.values)
+        )
+
+    @property
+    def reaction(self) -> Float[Array, " n"]:
+        """How far rounding errors of the slopes move each unknown."""
+        w = jnp.where(self.null, jnp.inf, self.values)
+        rows = jnp.linalg.norm(self.basis / w[None, :], axis=1)
+        trusted = rows * self.own <= trusted_reaction(self.slopes)
+        return self.noise * jnp.where(trusted, rows, 0)
+
+    @property
+    def own(self) -> Float[Array, " n"]:
+        """The roots of the diagonal of `H`."""
+        return jnp.sqrt(jnp.abs(self.values @ self.inverse**2))
+
+    @property
+    def sloping(self) -> Bool[Array, ""]:
+        """Whether there is a slope where there is no curvature."""
+        return jnp.any(self.null & (jnp.abs(self.slopes) > self.noise))
+
+    @property
+    def curved_down(self) -> Bool[Array, ""]:
+        return jnp.any(self.values < 0)
+
+    def level(self, p: Array, y: Array) -> tuple[Array, Array]:
+        """Whether a way `p` to `y`, long beside it, led mostly along what is flat now:
+        then nothing is isolated there; and whether it led outwards: then nothing is
+        attained."""
+        parts, y = self.inverse @ p, self.inverse @ y
+        null = jnp.linalg.norm(jnp.where(self.null, parts, 0))
+        size, start = jnp.linalg.norm(y), jnp.linalg.norm(y - parts)
+        far = null > 0.1 * jnp.maximum(size, start)
+        return far & (null > 0.5 * jnp.linalg.norm(parts)), size > start
+
+
+def lost_in(values: Array) -> Float[Array, ""]:
+    """Eigenvalues or singular values of this size are rounding errors, of the
+    decomposition and of the entries."""
+    eps = jnp.finfo(values.dtype).eps
+    return 10 * values.size * eps * _tree.maximum(jnp.abs(values))
+
+
+def unit_diagonal(matrix: Array) -> Float[Array, " n"]:
+    """The `d` with which `matrix / d_i / d_j` has a diagonal of ones (where it can)."""
+    d = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
+    return jnp.where((d > 0) & jnp.isfinite(d), d, 1)
+
+
+def exact(system: System, point: Point) -> Exact:
+    """The Hessian of the objective at a point, decomposed.
+
+    That of a sum of squares is `J^T J + P`. It is decomposed without squaring `J`: with
+    `J = U S V^T`, the matrix `S^-1 V^T H V S^-1 = I + S^-1 V^T P V S^-1`.
+    """
+    y, (g, _) = point.y, _tree.ravel(point.residual)
+    n, eps = g.size, float(jnp.finfo(g.dtype).eps)
+    flat, _ = _tree.ravel(y)
+    if system.errors is None or system.errors_reverse_only:
+        matrix = system.jacobian(y)
+        finite = jnp.all(jnp.isfinite(matrix))
+        matrix = jnp.where(finite, (matrix + matrix.T) / 2, 0)
+        energy = jnp.abs(flat @ (matrix @ flat))
+        zero = jnp.zeros((), bool)
+        basis = inverse = jnp.eye(n, dtype=g.dtype)
+        slopes, kept = g, jnp.ones((n,), bool)
+    else:
+        J, r, P, terms = parts(system, y)
+        finite = jnp.all(jnp.isfinite(J)) & jnp.all(jnp.isfinite(P))
+        J, P = jnp.where(finite, J, 0), jnp.where(finite, (P + P.T) / 2, 0)
+        energy = jnp.sum((J @ flat) ** 2)
+        zero = jnp.all(jnp.abs(r) <= 10 * n * eps * (jnp.abs(J) @ jnp.abs(flat)))
+        d = jnp.linalg.norm(J, axis=0)
+        d = jnp.where(d > 0, d, 1)
+        J, r = reduced(J / d[None, :], r)
+        left, s, right = jnp.linalg.svd(J, full_matrices=True)
+        s = jnp.concatenate([s, jnp.zeros((n - s.size,), s.dtype)])
+        kept = s > lost_in(s)
+        r = r @ left
+        r = jnp.concatenate([r, jnp.zeros((n,), r.dtype)])[:n]
+        unit = jnp.where(kept, s, 1)
+        basis = right.T / unit[None, :] / d[:, None]
+        inverse = unit[:, None] * right * d[None, :]
+        # (An entry is no larger than its rounding errors where it should be zero.)
+        second = basis.T @ P @ basis
+        terms = jnp.abs(basis).T @ terms @ jnp.abs(basis)
+        second = jnp.where(jnp.abs(second) > 10 * n * eps * terms, second, 0)
+        matrix = jnp.diag(jnp.where(kept, 1.0, 0.0)) + second
+        slopes = jnp.where(kept, r, 0)
+    # (What `J` does not see stays as small as it is.)
+    d = jnp.where(kept, unit_diagonal(matrix), 1)
+    values, vectors = jnp.linalg.eigh(matrix / d[:, None] / d[None, :])
+    values = jnp.where(jnp.abs(values) > lost_in(values), values, 0)
+    objective = jnp.abs(jnp.asarray(point.objective, g.dtype))
+    root = jnp.sqrt(2 * objective) + jnp.sqrt(energy)
+    rounding = 10 * float(_tree.coarsest_eps(y)) * root
+    return Exact(
+        basis / d[None, :] @ vectors,
+        vectors.T @ (d[:, None] * inverse),
+        values,
+        jnp.where(finite, (slopes / d) @ vectors, jnp.nan),
+        rounding,
+        jnp.sqrt(2 * objective),
+        zero,
+    )
+
+
+def flat_for_good(
+    system: System, point: Point, basis: Array, null: Array, size: Array, noise: Array
+) -> Bool[Array, ""]:
+    """Whether the gradient is the same far out along null directions.
+
+    Where a curvature is lost in rounding the objective may be exactly flat, as where a
+    variable is redundant: then it stays so. Or it is the floor of a valley, and where
+    that is lowest cannot be seen. `basis` takes directions to unknowns, as in `Exact`;
+    the way is as long as `y` is, `size`.
+    """
+    y = point.y
+    flat, unravel = _tree.ravel(y)
+    # (All null directions at once, none of them weighed like another.)
+    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
+    length = jnp.linalg.norm(weights)
+    way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
+    there = system.residual(unravel(flat + way))
+    g, _ = _tree.ravel(_tree.subtract(there, point.residual))
+    lost = 10 * (noise + 10 * float(_tree.coarsest_eps(y)) * size)
+    return jnp.all(jnp.abs(g @ basis) <= lost)
+
+
+def reduced(
+    jacobian: Float[Array, "m n"], errors: Float[Array, " m"]
+) -> tuple[Array, Array]:
+    """No more rows than columns, with the same `J^T J` and `J^T r`."""
+    m, n = jacobian.shape
+    if m <= n:
+        return jacobian, errors
+    both = jnp.linalg.qr(jnp.concatenate([jacobian, errors[:, None]], axis=1), mode="r")
+    return both[:n, :n], both[:n, n]
+
+
+def parts(system: System, y: Vector) -> tuple[Array, Array, Array, Array]:
+    """`J`, `r` and `P` with a gradient `J^T r` and a Hessian `J^T J + P`, and the size
+    of the terms that `P` sums up.
+
+    Of a sum `rho(e)` with the Jacobian `A` of the errors, the gradient is
+    `A^T rho'(e)` and the Hessian `A^T diag(rho''(e)) A`, plus the second derivatives of
+    the errors weighed by `rho'(e)`. (At a fit these cancel, and are summed up without
+    the signs of the errors too, to see their size.)
+    """
+    function = system.errors
+    assert function is not None
+    errors, push, loss = jax.linearize(function, y, has_aux=True)
+    slopes, curvatures = loss.slopes(errors), loss.curvatures(errors)
+    J, r, A, root = gauss_newton(push, errors, loss, y)
+    negative = _tree.ravel(curvatures)[0] - root**2
+
+    def second(slopes: Vector) -> Array:
+        def along(t: Vector) -> Vector:
+            def pulled(y: Vector) -> Vector:
+                _, pull, _ = jax.vjp(function, y, has_aux=True)
+                return pull(slopes)[0]
+
+            return jax.jvp(pulled, (y,), (t,))[1]
+
+        return materialise(along, y)
+
+    both = jax.tree.map(lambda s: jnp.stack([s, jnp.abs(s)]), slopes)
+    P, unsigned = jax.vmap(second)(both)
+    P = P + A.T @ (negative[:, None] * A)
+    return J, r, P, jnp.maximum(jnp.abs(P), jnp.abs(unsigned))
+
+
+def gauss_newton(
+    push: Any, errors: Vector, loss: Any, y: Vector
+) -> tuple[Array, Array, Array, Array]:
+    """`J` and `r` of the Gauss-Newton model, the Jacobian `A` of the errors, and what
+    its rows were multiplied by."""
+    root = jnp.sqrt(_tree.ravel(loss.weights(errors))[0])
+    slopes, _ = _tree.ravel(loss.slopes(errors))
+    A = materialise(push, y)
+    used = root > 0
+    r = jnp.where(used, slopes / jnp.where(used, root, 1), 0)
+    return root[:, None] * A, r, A, root
+
+
+class Judgement(eqx.Module):
+    """What an examination found."""
+
+    point: Point
+    """Where Newton's corrections led."""
+    status: Status
+    error: Float[Array, ""]
+    """The largest estimated relative error of an unknown."""
+    evaluations: Int[Array, ""]
+
+
+class _Look(eqx.Module):
+    point: Point
+    own: Float[Array, " n"]
+    error: Float[Array, ""]
+    length: Float[Array, ""]
+    """Of Newton's correction, in the scaling of the Hessian."""
+    theta: Float[Array, ""]
+    small: Bool[Array, ""]
+    """Whether the correction is within the tolerance."""
+    floor: Bool[Array, ""]
+    """Whether it is what rounding leaves."""
+    down: Bool[Array, ""]
+    """Whether a curvature is negative."""
+    level: Bool[Array, ""]
+    """Whether the way led along what is flat, ..."""
+    out: Bool[Array, ""]
+    """... outwards."""
+    nowhere: Bool[Array, ""]
+    """Whether it did, or there is a slope still."""
+    isolated: Bool[Array, ""]
+    """Whether it is a minimum but for what is flat for good."""
+    count: Int[Array, ""]
+    going: Bool[Array, ""]
+
+
+def examine(
+    system: System,
+    point: Point,
+    origin: Vector,
+    reach: Vector,
+    rtol: Array | None,
+    *,
+    steps: int = MAX_STEPS,
+) -> Judgement:
+    """Newton's method with the exact Hessian from a point that is thought to be a
+    minimum, for as long as the corrections shrink and are above the tolerance.
+
+    The status is converged, saddle, unbounded, degenerate, non_finite, or else
+    stagnated.
+    """
+    dtype = point.norm.dtype
+    start, unravel = _tree.ravel(origin)
+
+    def look(old: _Look) -> _Look:
+        point = old.point
+        model, flat = exact(system, point), _tree.ravel(point.y)[0]
+        n = unravel(model.basis @ model.q)
+        length = jnp.linalg.norm(model.q)
+        theta = length / jnp.where(old.length > 0, old.length, 1)
+        first = old.count == 0
+        left = jnp.where(first, 1, to_come(theta))
+        expected = jax.tree.map(lambda n: left.astype(n.dtype) * n, n)
+        excess = _componentwise.ratio(expected, allowed(point.y, reach, rtol))
+        small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
+        noise = unravel(model.reaction)
+        floor = ~first & (theta > 0.5) & steady(model.own, old.own)
+        floor = floor & rounded(n, point.y, reach, noise)
+        level, out = model.level(flat - start, flat)
+        nowhere = model.sloping | level
+        size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
+        null = model.null
+        good = flat_for_good(system, point, model.basis, null, size, model.noise)
+        isolated = ~jnp.any(null) | model.zero | good
+        shrinks = first | (theta <= 0.5)
+        more = ~small & shrinks & ~model.curved_down & ~nowhere
+        more = more & jnp.isfinite(length) & (old.count < steps)
+        new = system.evaluate(_tree.add(point.y, n))
+        more = more & jnp.isfinite(new.norm)
+        return _Look(
+            _tree.where(more, new, point),
+            model.own,
+            relative(expected, point.y, reach).astype(dtype),
+            length.astype(dtype),
+            theta.astype(dtype),
+            small,
+            floor,
+            model.curved_down,
+            level,
+            out,
+            nowhere,
+            isolated,
+            old.count + 1,
+            more,
+        )
+
+    no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
+    entry = _Look(
+        point,
+        jnp.zeros_like(start),
+        inf,
+        inf,
+        inf,
+        no,
+        no,
+        no,
+        no,
+        no,
+        no,
+        no,
+        jnp.zeros((), jnp.int32),
+        jnp.ones((), bool),
+    )
+    last = jax.lax.while_loop(lambda look: look.going, look, entry)
+    done = last.small | last.floor
+    status = Status.where(done, Status.converged, Status.stagnated)
+    status = Status.where(done & ~last.isolated, Status.degenerate, status)
+    status = Status.where(last.nowhere, Status.stagnated, status)
+    status = Status.where(last.level, Status.degenerate, status)
+    status = Status.where(last.level & last.out, Status.unbounded, status)
+    status = Status.where(last.down & done, Status.saddle, status)
+    status = Status.where(last.down & ~done, Status.stagnated, status)
+    known = jnp.isfinite(last.point.norm) & jnp.isfinite(last.length)
+    status = Status.where(known, status, Status.non_finite)
+    return Judgement(last.point, status, last.error, last.count - 1)
+
+
+def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
+    """The outcome of a minimisation, after an examination of where it ended."""
+    said, point = outcome.status, found.point
+    ended = said == Status.converged
+    ended = ended | (said == Status.stagnated) | (said == Status.unbounded)
+    ended = ended | (said == Status.degenerate)
+    ended = ended | (said == Status.max_steps_reached)
+    good = ended & (found.status == Status.converged)
+    bad = (found.status == Status.saddle) | (found.status == Status.unbounded)
+    bad = bad | (found.status == Status.degenerate)
+    if atol is not None:
+        good = good | ended & ~bad & (point.norm <= atol.astype(point.norm.dtype))
+    status = Status.where(
+        ended & (bad | (said == Status.converged)), found.status, said
+    )
+    status = Status.where(good, Status.converged, status)
+    stats = outcome.stats
+    return eqx.tree_at(
+        lambda o: (
+            o.y,
+            o.status,
+            o.stats.evaluations,
+            o.stats.residual_norm,
+        ),
+        outcome,
+        (
+            _tree.where(good, point.y, outcome.y),
+            status,
+            stats.evaluations + found.evaluations,
+            jnp.where(good, point.norm, stats.residual_norm),
+        ),
+    )
+
+
+def judge_minimum(
+    system: System, first: Point, last: Point, rtol: Array | None = None
+) -> tuple[Status, Float[Array, ""]]:
+    """Whether somebody's answer `last` is a minimum, and its largest estimated relative
+    error; `first` is where the search began.
+
+    `rtol=None` means `eps**0.4` of each leaf (5e-7 in float64): an objective is flat at
+    its minimum, and who sees nothing else finds `y` to about `eps**(1/2)`. What is
+    meant to be zero is compared with how far its unknown could move before the
+    objective changed by itself, or by as much as it has changed since `first`, if that
+    is less.
+    """
+    y, reach = last.y, _componentwise.grown(_componentwise.sizes(first.y), last.y)
+    if rtol is None:
+        loose = powers(y, 0.4)
+    else:
+        loose = jax.tree.map(lambda leaf: rtol.astype(leaf.dtype), y)
+    dtype, no = last.norm.dtype, jnp.zeros((), bool)
+    unit, nowhere, isolated = jax.tree.map(jnp.zeros_like, y), no, ~no
+    if _tree.size(y) <= DECOMPOSED:
+        (flat, unravel), start = _tree.ravel(y), _tree.ravel(first.y)[0]
+
+        def look(point: Point, _: Any) -> tuple[Point, tuple]:
+            model = exact(system, point)
+            p = model.basis @ model.q
+            size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
+            good = flat_for_good(
+                system, point, model.basis, model.null, size, model.noise
+            )
+            level, _ = model.level(flat - start, flat)
+            nowhere = model.sloping | level
+            isolated = ~jnp.any(model.null) | model.zero | good
+            found = p, model.own, model.curved_down, nowhere, isolated
+            return system.evaluate(_tree.add(point.y, unravel(p))), found
+
+        _, found = jax.lax.scan(look, last, None, length=2)
+        steps, own, *flags = found
+        down, nowhere, isolated = (flag[0] for flag in flags)
+        n = unravel(steps[0])
+        gained = jnp.asarray(first.objective) - jnp.asarray(last.objective)
+        span = jnp.minimum(jnp.abs(gained), jnp.abs(jnp.asarray(last.objective)))
+        known = steady(own[1], own[0]) & (own[0] > 0)
+        unit = jnp.sqrt(2 * span) / jnp.where(known, own[0], 1)
+        unit = unravel(jnp.where(known, unit, 0))
+    else:
+        n, down = by_gradients(system, last)
+
+    def holds(n, y, unit, reach, loose):
+        zero = jnp.maximum(loose * unit, 10 * _componentwise.eps(y) * reach)
+        n, y = jnp.abs(n), jnp.abs(y)
+        return (n <= loose * y) | (jnp.maximum(n, y) <= zero)
+
+    small = _componentwise.every(jax.tree.map(holds, n, y, unit, reach, loose))
+    solved = small & ~nowhere & ~down
+    status = Status.where(solved, Status.converged, Status.not_solved)
+    status = Status.where(solved & ~isolated, Status.degenerate, status)
+    status = Status.where(small & down, Status.saddle, status)
+    known = jnp.isfinite(last.norm) & jnp.isfinite(_tree.largest(n))
+    status = Status.where(known, status, Status.non_finite)
+    return status, relative(n, y, reach).astype(dtype)
+
+
+def by_gradients(system: System, point: Point) -> tuple[Vector, Bool[Array, ""]]:
+    """Newton's correction by conjugate gradients, roughly, and whether the curvature
+    along it is negative."""
+    y, g = point.y, point.residual
+    if system.reverse_only:  # (A Hessian is symmetric.)
+        _, pull = jax.vjp(system.residual, y)
+    else:
+        _, push = jax.linearize(system.residual, y)
+
+    def product(t: Vector) -> Vector:
+        return pull(t)[0] if system.reverse_only else push(t)
+
+    n, _ = jax.scipy.sparse.linalg.cg(product, g, tol=0.1, maxiter=ROUGH_STEPS)
+    return n, _tree.dot(n, product(n)) < 0
