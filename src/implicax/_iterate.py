@@ -27,6 +27,8 @@ class Outcome(eqx.Module):
     stats: Stats
     inverse: Any
     """What the solver knows of `(dF/dy)^-1` near `y`, or `None`."""
+    said: Array | None = None
+    """What a solver of another library said of it: text as data, or `None`."""
 
 
 class _Ledger(eqx.Module):
