@@ -8,6 +8,7 @@ too: it is then the same computation with other numbers.
 """
 
 import functools
+import itertools
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from jax.extend import core as jex_core
 from jaxtyping import Array, PyTree
 
 from . import _tree
-from ._structure import abstract, alone, structure
+from ._structure import abstract, alone, structure, variables
 from ._tree import Vector
 
 _Kind = TypeVar("_Kind", bound="Computation")
@@ -78,27 +79,28 @@ def trace(
     return kind(jaxpr, out_tree, len(numbers)), [*constants, *numbers]
 
 
-def _numbers_as_inputs(jaxpr: jex_core.Jaxpr) -> tuple[jex_core.Jaxpr, list[Array]]:
+def _numbers_as_inputs(jaxpr: Any) -> tuple[jex_core.Jaxpr, list[Array]]:
     """The same with an input in the place of each floating number, and the numbers."""
 
     def is_number(x: Any) -> bool:
         literal = isinstance(x, jex_core.Literal)
-        return literal and jnp.issubdtype(x.aval.dtype, jnp.inexact)
+        return literal and jnp.issubdtype(abstract(x).dtype, jnp.inexact)
 
-    found = [x for equation in jaxpr.eqns for x in equation.invars if is_number(x)]
+    everything = itertools.chain(*(equation.invars for equation in jaxpr.eqns))
+    found: list[Any] = [x for x in everything if is_number(x)]
     if not found:
         return jaxpr, []
     values = [np.asarray(x.val, x.aval.dtype) for x in found]
-    variables = jax.make_jaxpr(lambda *x: x)(*map(abstract, found)).jaxpr.invars
-    rest = iter(variables)
+    new = jax.make_jaxpr(lambda *x: x)(*map(abstract, found)).jaxpr.invars
+    rest = iter(new)
     equations = [
         equation.replace(
             invars=[next(rest) if is_number(x) else x for x in equation.invars]
         )
         for equation in jaxpr.eqns
     ]
-    variables = [*jaxpr.constvars, *variables]
-    return jaxpr.replace(constvars=variables, eqns=equations), jax.device_put(values)
+    jaxpr = jaxpr.replace(constvars=[*jaxpr.constvars, *new], eqns=equations)
+    return jaxpr, jax.device_put(values)
 
 
 def _closes_over_arrays(equation: jex_core.JaxprEqn) -> bool:
@@ -111,8 +113,8 @@ def _closes_over_arrays(equation: jex_core.JaxprEqn) -> bool:
 
 def _inlined(closed: jex_core.ClosedJaxpr, *inputs: Array) -> list[Array]:
     """Evaluated without those calls: then what they hold are constants like others."""
-    variables = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
-    known = dict(zip(variables, (*closed.consts, *inputs), strict=True))
+    names = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
+    known = dict(zip(names, (*closed.consts, *inputs), strict=True))
 
     def read(x: Any) -> Any:
         return x.val if isinstance(x, jex_core.Literal) else known[x]
@@ -121,10 +123,7 @@ def _inlined(closed: jex_core.ClosedJaxpr, *inputs: Array) -> list[Array]:
         if _closes_over_arrays(equation):
             out = _inlined(equation.params["jaxpr"], *map(read, equation.invars))
         else:
-            variables = [
-                x for x in equation.invars if not isinstance(x, jex_core.Literal)
-            ]
-            out = alone(equation)(*map(read, variables))
+            out = alone(equation)(*map(read, variables(equation)))
         known |= zip(equation.outvars, out, strict=True)
     return [read(x) for x in closed.jaxpr.outvars]
 

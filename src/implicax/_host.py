@@ -81,7 +81,7 @@ class Host:
 
 
 class _Constants:
-    """What is not an array among the arguments. Equal where it is the same, or plain."""
+    """What is no array among the arguments: equal where it is the same, or plain."""
 
     def __init__(self, tree: PyTree):
         self.tree = tree

@@ -81,6 +81,11 @@ def structure(jaxpr: jex_core.Jaxpr, above: tuple[Hashable, ...] = ()) -> Hashab
     return (inputs, equations, tuple(map(number, jaxpr.outvars)))
 
 
+def variables(equation: jex_core.JaxprEqn) -> list[jex_core.Var]:
+    """The inputs that are no literals."""
+    return [x for x in equation.invars if not isinstance(x, jex_core.Literal)]
+
+
 def abstract(x: Any) -> jax.ShapeDtypeStruct:
     """What is known of a variable or a literal before it has a value."""
     return jax.ShapeDtypeStruct(x.aval.shape, x.aval.dtype, weak_type=x.aval.weak_type)
@@ -88,15 +93,14 @@ def abstract(x: Any) -> jax.ShapeDtypeStruct:
 
 def alone(equation: jex_core.JaxprEqn) -> Callable[..., list[Any]]:
     """One equation as a function of its inputs (those that are variables)."""
-    variables = [x for x in equation.invars if not isinstance(x, jex_core.Literal)]
+    given_by, outputs = variables(equation), equation.outvars
     # A variable that enters twice is one input.
-    distinct = list(dict.fromkeys(variables))
-    outputs = equation.outvars
+    distinct = list(dict.fromkeys(given_by))
     like = jax.make_jaxpr(lambda *x: [0.0] * len(outputs))(*map(abstract, distinct))
     jaxpr = like.jaxpr.replace(invars=distinct, outvars=outputs, eqns=[equation])
 
     def call(*values: Any) -> list[Any]:
-        given = dict(zip(variables, values, strict=True))
+        given = dict(zip(given_by, values, strict=True))
         return jax.core.eval_jaxpr(jaxpr, (), *(given[x] for x in distinct))
 
     return call
@@ -138,9 +142,7 @@ def _rule(equation: jex_core.JaxprEqn, above: tuple[Hashable, ...]) -> Hashable:
 def _traced_rule(equation: jex_core.JaxprEqn) -> jex_core.ClosedJaxpr:
     """The derivative of one equation, forward or (if it has no other) reverse."""
     call = alone(equation)
-    inputs = [
-        abstract(x) for x in equation.invars if not isinstance(x, jex_core.Literal)
-    ]
+    inputs = [abstract(x) for x in variables(equation)]
     moving = [jnp.issubdtype(x.dtype, jnp.inexact) for x in inputs]
 
     def push(values: list[Any], tangents: list[Any]) -> Any:
@@ -169,6 +171,8 @@ def _traced_rule(equation: jex_core.JaxprEqn) -> jex_core.ClosedJaxpr:
 def _constant(value: Any) -> Hashable:
     """An array that is part of a computation."""
     if isinstance(value, jax.core.Tracer) or np.size(value) > SMALL:
+        return _Identity(value)
+    if jnp.issubdtype(value.dtype, jax.dtypes.extended):  # random keys
         return _Identity(value)
     array = np.asarray(value)
     return (array.shape, array.dtype, array.tobytes())

@@ -13,7 +13,6 @@ from jaxtyping import Array, Bool, PyTree
 from .._conditions import Conditions
 from .._tree import Vector
 
-
 #: Bytes of what an engine says that are kept.
 LENGTH = 256
 
@@ -39,13 +38,8 @@ def written(text: str) -> np.ndarray:
 
 def read(said: Array) -> str:
     """The text again."""
-    return (
-        np.asarray(said)
-        .astype(np.uint8)
-        .tobytes()
-        .rstrip(b"\0")
-        .decode(errors="ignore")
-    )
+    codes = np.asarray(said).astype(np.uint8).tobytes()
+    return codes.rstrip(b"\0").decode(errors="ignore")
 
 
 class AbstractEngine(eqx.Module):
@@ -67,9 +61,8 @@ def engine(solver: Any) -> AbstractEngine | None:
     if isinstance(solver, AbstractEngine):
         return solver
     # A user's subclass lives elsewhere: its bases tell.
-    if any(
-        base.__module__.split(".")[0] == "optimistix" for base in type(solver).mro()
-    ):
+    homes = {base.__module__.partition(".")[0] for base in type(solver).__mro__}
+    if "optimistix" in homes:
         # A room that this one holds up: it can be entered only when both stand.
         from ._optimistix import Optimistix, is_solver
 
