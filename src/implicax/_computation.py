@@ -20,6 +20,7 @@ from jax.extend import core as jex_core
 from jaxtyping import Array, PyTree
 
 from . import _tree
+from ._forward_only import lacks_reverse_mode, transposable
 from ._structure import abstract, alone, structure, variables
 from ._tree import Vector
 
@@ -39,6 +40,10 @@ class Computation:
         self._out_tree = out_tree
         #: How many of the constants, the last ones, were numbers in the code.
         self._numbers = numbers
+        #: Whether JAX has no reverse mode for it.
+        self.forward_only = contains(jaxpr, "while") and lacks_reverse_mode(
+            self._flat, list(map(abstract, (*jaxpr.constvars, *jaxpr.invars)))
+        )
         #: Equal for what computes the same.
         self.key: Hashable = (type(self), structure(jaxpr), out_tree, numbers)
         self._hash = hash(self.key)
@@ -49,9 +54,14 @@ class Computation:
         arrays = len(constants) - self._numbers
         # No derivative: in `y**3.0` the exponent has one that is NaN for `y < 0`.
         numbers = jax.lax.stop_gradient(constants[arrays:])
-        leaves = jax.tree.leaves((v, args))
-        out = jax.core.eval_jaxpr(self._jaxpr, [*constants[:arrays], *numbers], *leaves)
-        return jax.tree.unflatten(self._out_tree, out)
+        leaves = [*constants[:arrays], *numbers, *jax.tree.leaves((v, args))]
+        function = transposable(self._flat) if self.forward_only else self._flat
+        return jax.tree.unflatten(self._out_tree, function(leaves))
+
+    def _flat(self, leaves: list[Array]) -> list[Array]:
+        count = len(self._jaxpr.constvars)
+        out = jax.core.eval_jaxpr(self._jaxpr, leaves[:count], *leaves[count:])
+        return list(map(jnp.asarray, out))
 
     def __hash__(self) -> int:
         return self._hash

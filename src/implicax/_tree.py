@@ -11,6 +11,7 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
@@ -22,6 +23,12 @@ Vector = PyTree[Float[Array, "..."]]
 def traced(x: Any) -> bool:
     """Whether `x` is an abstract value inside a JAX transformation."""
     return isinstance(x, jax.core.Tracer)
+
+
+def known(tree: Any) -> bool:
+    """Whether all leaves have values: not inside a transformation, nor shapes alone."""
+    leaves = jax.tree.leaves(tree)
+    return all(eqx.is_array_like(leaf) and not traced(leaf) for leaf in leaves)
 
 
 def size(x: Vector) -> int:
