@@ -172,7 +172,7 @@ def iterate(
 
         carry, _ = jax.lax.scan(maybe_step, carry, None, length=max_steps)
     else:
-        carry = jax.lax.while_loop(lambda carry: carry.ledger.going, step, carry)
+        carry = _tree.while_loop(lambda carry: carry.ledger.going, step, carry)
 
     last, ledger = carry.state, carry.ledger
     if listen is not None:

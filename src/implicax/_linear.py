@@ -140,7 +140,7 @@ def _refine(
         norm = _tree.largest(remainder)
     sizes = jnp.stack([norm, grace * norm, enough])
     first = _Refinement(solution, remainder, sizes)
-    last = jax.lax.while_loop(promising, step, first)
+    last = _tree.while_loop(promising, step, first)
     norm, _, floor = last.sizes
     there = norm <= floor
     return _Answer(last.solution, there, there | (norm <= eps**0.5 * norm_b))
@@ -256,7 +256,7 @@ class LinearSolve(eqx.Module):
             # factorise every time: let the matrix depend on the carry.
             return last_resort(product, b, jnp.where(answer.there, jnp.nan, 1))
 
-        return jax.lax.while_loop(lambda answer: ~answer.there, fall_back, first)
+        return _tree.while_loop(lambda answer: ~answer.there, fall_back, first)
 
 
 def _flat(x: Vector) -> Vector:

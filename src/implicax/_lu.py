@@ -146,5 +146,7 @@ def materialise(
     def column(e: Array) -> Array:
         return _tree.ravel(product(unravel(e)))[0]
 
-    unit = jnp.asarray(unit, flat.dtype)
-    return jax.vmap(column, out_axes=1)(unit * jnp.eye(flat.size, dtype=flat.dtype))
+    basis = jnp.asarray(unit, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
+    # Inside `jax.shard_map` a tangent must vary over the mesh as its primal does.
+    basis = jnp.where((flat == flat)[None, :], basis, basis)
+    return jax.vmap(column, out_axes=1)(basis)

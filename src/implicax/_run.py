@@ -5,7 +5,6 @@ import numbers
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -115,7 +114,7 @@ def _run_in_turns(
                 bare = Outcome(new.y, new.status, new.stats, None)
                 return bare, jnp.zeros((), bool)
 
-            bare, _ = jax.lax.while_loop(lambda carry: carry[1], again, (bare, failed))
+            bare, _ = _tree.while_loop(lambda carry: carry[1], again, (bare, failed))
             outcome = Outcome(bare.y, bare.status, bare.stats, kept)
     return outcome
 

@@ -156,8 +156,9 @@ def _short(x: Array) -> str:
     """An array on one line; a long one, or one without values, by its shape and dtype.
     (Under `jax.grad` outside `jit`, the value of a solution has none, and its status
     has.)"""
-    values = np.asarray(x) if _tree.known(x) else x
-    if values.size > 12 or values is x:
+    known = _tree.known(x)
+    values: Any = np.asarray(x) if known else x
+    if values.size > 12 or not known:
         return f"{values.dtype}{list(values.shape)}"
     return np.array2string(values, precision=6, max_line_width=10_000).replace("\n", "")
 

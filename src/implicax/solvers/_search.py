@@ -60,7 +60,7 @@ def backtrack(
     # It enters at twice the full step: so the residual is compiled here only once.
     two = jnp.full((), 2, point.norm.dtype)
     trial = Trial(two, frozen, jnp.zeros((), jnp.int32), jnp.ones((), bool))
-    trial = jax.lax.while_loop(searching, halve, trial)
+    trial = _tree.while_loop(searching, halve, trial)
     if not system.differentiable:
         return trial
     chosen = system.evaluate(move(point, direction, trial.length))
