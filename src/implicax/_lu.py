@@ -36,7 +36,7 @@ class Factor(eqx.Module):
     @property
     def size(self) -> Float[Array, ""]:
         """The largest entry of `J`."""
-        return jnp.max(self.scale)
+        return _tree.maximum(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
         """`J^-1 b`, or `J^-T b`."""
@@ -121,7 +121,7 @@ def eliminate(
 
 def _row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     # By columns, which is how the matrix was made: no transposed copy.
-    largest = jnp.max(jnp.abs(matrix.T), axis=0)
+    largest = _tree.maximum(jnp.abs(matrix.T), axis=0)
     return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 
@@ -133,7 +133,7 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     *scaled*, `diag(1, 1e-20)`, is not called singular.
     """
     threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
-    columns = jnp.max(jnp.abs(jnp.triu(lu)), axis=0)
+    columns = _tree.maximum(jnp.abs(jnp.triu(lu)), axis=0)
     return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
 
 
