@@ -1,8 +1,10 @@
 """The programs that come out: no callbacks, stored, small, and not compiled twice."""
 
+import copy
 import json
 import logging
 import os
+import pickle
 import subprocess
 import sys
 
@@ -348,3 +350,42 @@ def test_gradient_descent_in_a_scan():
         return jax.lax.scan(lambda a, _: (a - gradient(a), None), a, length=60)[0]
 
     assert abs(float(descend(jnp.asarray(2.0))) - 1.44) <= 1e-9
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))]
+)
+def test_errors_travel(copied):
+    """From another process, say: with their text and what was found."""
+    square = lambda y, a: y**2 + a
+    problem = ix.Root(square)
+    with pytest.raises(ix.ConvergenceError) as caught:
+        ix.root(square, 1.0, 1.0)
+    with pytest.raises(ix.AccuracyError) as inaccurate:
+        ix.certified_gradient(lambda y, a: y, problem, 1.0, 1.0, gradient_rtol=1e-3)
+    for error in (caught.value, inaccurate.value):
+        came = copied(error)
+        assert type(came) is type(error)
+        assert str(came) == str(error)
+        assert jnp.array_equal(came.solution.value, error.solution.value)
+
+
+def test_host_solvers_are_copied():
+    host = copy.deepcopy(ix.host(lambda y0, a: np.sqrt(a)))
+    assert host(jnp.ones(3), jnp.full(3, 4.0)).tolist() == [2.0, 2.0, 2.0]
+
+
+def test_a_solution_without_values_is_shown():
+    """Inside an eager `grad` its value has none; after `eval_shape` nothing has."""
+    shown = []
+
+    def solve(a):
+        solution = ix.root(lambda y, a: y**2 - a, 1.0, a)
+        shown.append(repr(solution))
+        return solution.value
+
+    jax.grad(solve)(4.0)
+    assert "converged" in shown[0]
+    assert "float64[]" in shown[0]
+    shapes = jax.eval_shape(lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a), 4.0)
+    assert "transformation" in repr(shapes)
