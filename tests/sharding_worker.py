@@ -135,6 +135,54 @@ def compare(value, shape, mesh, specs):
     }
 
 
+def manual(value, a):
+    """Inside `jax.shard_map`, which keeps account of what varies over the mesh: one
+    system per device."""
+    spread = P("batch")
+    return jax.shard_map(
+        value, mesh=mesh((8,), ("batch",)), in_specs=spread, out_specs=spread
+    )(a)
+
+
+def explicit(value, a):
+    """On a mesh that wants to be told of every move, without `jax.set_mesh`."""
+    by_batch = mesh((8,), ("batch",), AxisType.Explicit)
+    return value(jax.device_put(a, NamedSharding(by_batch, P("batch"))))
+
+
+#: What is solved on those: starts that vary and starts that do not.
+TYPED = {
+    "Picard": lambda a: ix.fixed_point(
+        lambda y, a: jnp.tanh(y) / 2 + a, jnp.zeros_like(a), a, solver=ix.Picard()
+    ),
+    "Anderson": lambda a: ix.fixed_point(
+        lambda y, a: jnp.tanh(y) / 2 + a, jnp.zeros_like(a), a
+    ),
+    "Newton": lambda a: ix.root(
+        lambda y, a: y**2 - a, jnp.ones(a.shape), a, solver=ix.Newton()
+    ),
+    "TrustRegion": lambda a: ix.minimize(
+        lambda y, a: jnp.sum((y - a) ** 4 + y**2), jnp.ones_like(a), a
+    ),
+}
+PLACES = {"manual": manual, "explicit": explicit}
+
+
+def typed(name, place):
+    """The largest difference from one device, of value and gradient."""
+
+    def everything(a):
+        value = lambda a: TYPED[name](a).value
+        return value(a), jax.grad(lambda a: jnp.sum(value(a) ** 2))(a)
+
+    a = jnp.linspace(0.5, 2.0, 16)
+    came, expected = PLACES[place](jax.jit(everything), a), jax.jit(everything)(a)
+    return max(
+        float(jnp.max(jnp.abs(jax.device_get(x) - y)))
+        for x, y in zip(came, expected, strict=True)
+    )
+
+
 def main():
     jax.config.update("jax_enable_x64", True)
     by_batch = mesh((8,), ("batch",))
@@ -156,6 +204,9 @@ def main():
             "batch-and-model": lambda f: compare(f, (BATCH, 20), grid, both),
             "model": lambda f: compare(f, (512,), by_feature, features),
         }[where](value)
+    found["typed"] = {
+        f"{name} {place}": typed(name, place) for name in TYPED for place in PLACES
+    }
     print(json.dumps(found))
 
 

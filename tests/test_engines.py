@@ -8,8 +8,10 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optimistix as optx
 import pytest
+import scipy.optimize
 
 import implicax as ix
 
@@ -176,6 +178,33 @@ def test_derivatives_that_do_not(derivative):
     solve = lambda x: solution(x, solver, "fixed_point", derivative=derivative).value
     came = jax.jit(jax.jacrev(solve))(X)
     assert relative_error(came, expected()[1]) <= 1e-8
+
+
+class Mine(optx.Newton):
+    """A user's own, by inheritance."""
+
+
+def test_a_subclass_of_a_solver_of_optimistix():
+    came = ix.root(lambda y, a: y**2 - a, 1.0, 4.0, solver=Mine(**tight))
+    assert relative_error(came.value, jnp.asarray(2.0)) <= 1e-8
+
+
+def test_scipy_is_quoted_on_its_own_answer_alone(monkeypatch):
+    """Two problems with one (wrong) answer: it has doubts about the first only."""
+    says = {}
+
+    def root(fun, x0, **options):
+        return scipy.optimize.OptimizeResult(x=np.full(1, 0.5), nit=1, **says)
+
+    monkeypatch.setattr(scipy.optimize, "root", root)
+    solve = lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a, solver=ix.SciPy())
+    says.update(success=False, message="in doubt")
+    with pytest.raises(ix.ConvergenceError, match="It says: in doubt"):
+        solve(2.0)
+    says.update(success=True)
+    with pytest.raises(ix.ConvergenceError) as caught:
+        solve(3.0)
+    assert "It says" not in str(caught.value)
 
 
 def test_an_unknown_method_is_named():

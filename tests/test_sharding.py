@@ -13,7 +13,7 @@ import sys
 
 import pytest
 
-from .sharding_worker import BATCH, CASES, COLLECTIVE
+from .sharding_worker import BATCH, CASES, COLLECTIVE, PLACES, TYPED
 
 ROOT = pathlib.Path(__file__).parent.parent
 ENVIRONMENT = {
@@ -72,6 +72,13 @@ def test_spread_out_weights_stay_where_they_are(found, case):
     collectives = found[case]["collectives"]
     assert ["all-gather", [512]] in collectives
     assert all(len(shape) <= 1 for _, shape in collectives if 512 in shape)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", TYPED)
+def test_meshes_that_keep_account(found, name, place):
+    """`jax.shard_map` with its checks, and explicit axes."""
+    assert found["typed"][f"{name} {place}"] <= 1e-8
 
 
 PAGE = """

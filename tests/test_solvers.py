@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
@@ -343,3 +344,33 @@ def test_defaults():
     newton = ix.root(case.fn, case.start(), case.args, solver=ix.Newton())
     assert default.stats.steps == newton.stats.steps
     assert sum(leaf.size for leaf in jax.tree.leaves(default.value)) == SIZE
+
+
+class Approximate(eqx.Module):
+    """A stranger's knowledge of the inverse of `diag(2 y)`, rounded to two digits."""
+
+    slope: jax.Array
+
+    def solve(self, b, transposed):
+        USED.append(transposed)
+        return jax.tree.map(lambda x: x / (1.01 * self.slope), b)
+
+
+class Knowing(ix.Newton):
+    def approximate_inverse(self, state):
+        return Approximate(2 * state.point.y[0])
+
+
+USED = []
+
+
+@pytest.mark.parametrize("size", [3, 60])
+def test_what_a_users_solver_knows_of_the_inverse_is_used(size):
+    """And refined: what is wrong by a percent gives a derivative that is right."""
+    a = jnp.linspace(1.0, 2.0, size)
+    start = jnp.ones(size)
+    USED.clear()
+    solve = lambda a: ix.root(lambda y, a: y**2 - a, start, a, solver=Knowing()).value
+    slope = jax.jit(jax.grad(lambda a: jnp.sum(solve(a))))(a)
+    assert True in USED
+    assert jnp.allclose(slope, 0.5 / jnp.sqrt(a), rtol=1e-9, atol=0)

@@ -111,6 +111,13 @@ def test_reverse_mode_of_a_decorated_solver(cube):
     assert relative_error(came, exact(np.asarray(POINTS))) <= 1e-12
 
 
+def test_neumann():
+    """Of `y - f(y)` with a slope of `1 - A`: `1 / (1 - A) = 1 + A + A^2 + ...`."""
+    fn = lambda y, a: y - 0.2 * (in_jax(y) + y - a)
+    solve = lambda a: ix.fixed_point(fn, 1.0, a, derivative=ix.Neumann(60)).value
+    assert relative_error(jax.grad(solve)(A), exact(A)[1]) <= 1e-8
+
+
 def test_reverse_over_reverse():
     """`y'' = -6 y / (1 + 3 y^2)^3`, where the VJP can itself be differentiated."""
     solve = solve_with(in_jax, ix.Newton())

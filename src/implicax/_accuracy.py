@@ -224,4 +224,4 @@ def _tighten(
     steps, evaluations = outcome.stats.steps, outcome.stats.evaluations
     one = jnp.ones((), jnp.int32)
     first = _Round(outcome, evidence, rtol, steps, evaluations, one, met)
-    return jax.lax.while_loop(going, again, first)
+    return _tree.while_loop(going, again, first)

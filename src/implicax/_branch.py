@@ -5,7 +5,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
-from ._solution import tally
+from ._solution import SolveError, tally
 
 
 class BranchStatus(eqx.Enumeration):
@@ -49,7 +49,7 @@ class Branch(eqx.Module):
     """How the continuation ended."""
 
     def __repr__(self) -> str:
-        if _tree.traced(self.count):
+        if not _tree.known(self):
             return "Branch(<inside a JAX transformation>)"
         text = f"Branch: {tally(self.status, BranchStatus, _NAMES)}\n"
         if np.ndim(self.count):
@@ -66,7 +66,7 @@ class Branch(eqx.Module):
         return text
 
 
-class BranchError(RuntimeError):
+class BranchError(SolveError):
     """A branch has no start, or was lost, outside `jax.jit`.
 
     Nothing is lost with it: `error.branch` has the points that were found.

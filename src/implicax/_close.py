@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
+from . import _tree
 from ._checks import check_unknown, split_arrays
 from ._computation import trace
 from ._conditions import Conditions, reverse_only
@@ -66,6 +67,10 @@ def close(
 
     v0 = view.to_real(y0)
     conditions, constants = trace(problem.conditions, flat, v0, arrays)
+    if _tree.inside_shard_map():
+        # A solution varies over the mesh as what it depends on does.
+        v0, *_ = _tree.varied((v0, arrays, constants))
+        conditions, constants = trace(problem.conditions, flat, v0, arrays)
     inputs = constants, arrays
     if conditions.symmetric and conditions.reverse_only:
         # A gradient is the VJP: what is left of it may well have a forward mode.

@@ -3,9 +3,12 @@
 `fn` is traced to a jaxpr and every array that it closes over becomes an explicit input
 (*closure conversion*). So closed-over arrays are differentiated like any argument,
 under every nesting of transformations, and a compiled program is reused for a function
-that computes the same.
+that computes the same. Outside `jit` the floating numbers written into it become inputs
+too: it is then the same computation with other numbers.
 """
 
+import functools
+import itertools
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -16,6 +19,9 @@ import numpy as np
 from jax.extend import core as jex_core
 from jaxtyping import Array, PyTree
 
+from . import _tree
+from ._forward_only import lacks_reverse_mode, transposable
+from ._structure import abstract, alone, structure, variables
 from ._tree import Vector
 
 _Kind = TypeVar("_Kind", bound="Computation")
@@ -29,19 +35,33 @@ class Computation:
     once per Python function.
     """
 
-    def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any):
+    def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int = 0):
         self._jaxpr = jaxpr
         self._out_tree = out_tree
+        #: How many of the constants, the last ones, were numbers in the code.
+        self._numbers = numbers
+        #: Whether JAX has no reverse mode for it.
+        self.forward_only = contains(jaxpr, "while") and lacks_reverse_mode(
+            self._flat, list(map(abstract, (*jaxpr.constvars, *jaxpr.invars)))
+        )
         #: Equal for what computes the same.
-        self.key: Hashable = (type(self), _structure(jaxpr), out_tree)
+        self.key: Hashable = (type(self), structure(jaxpr), out_tree, numbers)
         self._hash = hash(self.key)
 
     def output(self, v: Vector, inputs: PyTree[Array]) -> Any:
         """What `fn` returns."""
         constants, args = inputs
-        leaves = jax.tree.leaves((v, args))
-        out = jax.core.eval_jaxpr(self._jaxpr, constants, *leaves)
-        return jax.tree.unflatten(self._out_tree, out)
+        arrays = len(constants) - self._numbers
+        # No derivative: in `y**3.0` the exponent has one that is NaN for `y < 0`.
+        numbers = jax.lax.stop_gradient(constants[arrays:])
+        leaves = [*constants[:arrays], *numbers, *jax.tree.leaves((v, args))]
+        function = transposable(self._flat) if self.forward_only else self._flat
+        return jax.tree.unflatten(self._out_tree, function(leaves))
+
+    def _flat(self, leaves: list[Array]) -> list[Array]:
+        count = len(self._jaxpr.constvars)
+        out = jax.core.eval_jaxpr(self._jaxpr, leaves[:count], *leaves[count:])
+        return list(map(jnp.asarray, out))
 
     def __hash__(self) -> int:
         return self._hash
@@ -53,53 +73,69 @@ class Computation:
 def trace(
     kind: type[_Kind], fn: Callable[..., Any], v: Vector, arrays: PyTree[Array]
 ) -> tuple[_Kind, list[Array]]:
-    """`fn(v, arrays)` as a `Computation`, and the arrays that it closes over."""
-    jaxpr, out_shape = jax.make_jaxpr(fn, return_shape=True)(v, arrays)
-    constants = [jnp.asarray(constant) for constant in jaxpr.consts]
-    return kind(jaxpr.jaxpr, jax.tree.structure(out_shape)), constants
+    """`fn(v, arrays)` as a `Computation`, and its constants: the arrays that it closes
+    over, and the numbers in it."""
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(v, arrays)
+    if any(map(_closes_over_arrays, closed.eqns)):
+        leaves = jax.tree.leaves((v, arrays))
+        closed = jax.make_jaxpr(functools.partial(_inlined, closed))(*leaves)
+    jaxpr, numbers = closed.jaxpr, []
+    constants = [jnp.asarray(constant) for constant in closed.consts]
+    # Under `jit` a number is better left where the compiler sees it.
+    known = jax.lax.stop_gradient(jax.tree.leaves((v, arrays, constants)))
+    if not any(map(_tree.traced, known)):
+        jaxpr, numbers = _numbers_as_inputs(jaxpr)
+    out_tree = jax.tree.structure(out_shape)
+    return kind(jaxpr, out_tree, len(numbers)), [*constants, *numbers]
 
 
-def _structure(jaxpr: jex_core.Jaxpr) -> Hashable:
-    """A hashable key that is equal for jaxprs that compute the same thing.
+def _numbers_as_inputs(jaxpr: Any) -> tuple[jex_core.Jaxpr, list[Array]]:
+    """The same with an input in the place of each floating number, and the numbers."""
 
-    Variables are numbered in order of appearance. Whatever is not understood (a
-    function held by a custom derivative rule, say) counts as itself: such jaxprs are
-    then equal only to themselves, which costs a compilation and is never wrong.
-    """
-    numbers: dict[Any, int] = {}
+    def is_number(x: Any) -> bool:
+        literal = isinstance(x, jex_core.Literal)
+        return literal and jnp.issubdtype(abstract(x).dtype, jnp.inexact)
 
-    def number(var: Any) -> Hashable:
-        if isinstance(var, jex_core.Literal):
-            value = np.asarray(var.val)
-            return (value.tobytes(), var.aval)
-        return (numbers.setdefault(var, len(numbers)), var.aval)
-
-    def freeze(value: Any) -> Hashable:
-        if isinstance(value, jex_core.ClosedJaxpr):
-            return (_structure(value.jaxpr), tuple(map(freeze, value.consts)))
-        if isinstance(value, jex_core.Jaxpr):
-            return _structure(value)
-        if isinstance(value, tuple | list):
-            return (type(value), tuple(map(freeze, value)))
-        if isinstance(value, dict):
-            return tuple((key, freeze(item)) for key, item in value.items())
-        try:
-            hash(value)
-        except TypeError:
-            return _Identity(value)
-        return value
-
-    inputs = tuple(map(number, (*jaxpr.constvars, *jaxpr.invars)))
-    equations = tuple(
-        (
-            equation.primitive,
-            tuple(map(number, equation.invars)),
-            tuple(map(number, equation.outvars)),
-            freeze(equation.params),
+    everything = itertools.chain(*(equation.invars for equation in jaxpr.eqns))
+    found: list[Any] = [x for x in everything if is_number(x)]
+    if not found:
+        return jaxpr, []
+    values = [np.asarray(x.val, x.aval.dtype) for x in found]
+    new = jax.make_jaxpr(lambda *x: x)(*map(abstract, found)).jaxpr.invars
+    rest = iter(new)
+    equations = [
+        equation.replace(
+            invars=[next(rest) if is_number(x) else x for x in equation.invars]
         )
         for equation in jaxpr.eqns
-    )
-    return (inputs, equations, tuple(map(number, jaxpr.outvars)))
+    ]
+    jaxpr = jaxpr.replace(constvars=[*jaxpr.constvars, *new], eqns=equations)
+    return jaxpr, jax.device_put(values)
+
+
+def _closes_over_arrays(equation: jex_core.JaxprEqn) -> bool:
+    """Whether it is a call of a `jax.jit` that holds arrays."""
+    if equation.primitive.name not in ("jit", "pjit"):
+        return False
+    called = equation.params["jaxpr"]
+    return bool(called.consts) or any(map(_closes_over_arrays, called.eqns))
+
+
+def _inlined(closed: jex_core.ClosedJaxpr, *inputs: Array) -> list[Array]:
+    """Evaluated without those calls: then what they hold are constants like others."""
+    names = (*closed.jaxpr.constvars, *closed.jaxpr.invars)
+    known = dict(zip(names, (*closed.consts, *inputs), strict=True))
+
+    def read(x: Any) -> Any:
+        return x.val if isinstance(x, jex_core.Literal) else known[x]
+
+    for equation in closed.eqns:
+        if _closes_over_arrays(equation):
+            out = _inlined(equation.params["jaxpr"], *map(read, equation.invars))
+        else:
+            out = alone(equation)(*map(read, variables(equation)))
+        known |= zip(equation.outvars, out, strict=True)
+    return [read(x) for x in closed.jaxpr.outvars]
 
 
 def contains(jaxpr: jex_core.Jaxpr, name: str) -> bool:
@@ -117,16 +153,3 @@ def contains(jaxpr: jex_core.Jaxpr, name: str) -> bool:
         or any(map(inside, equation.params.values()))
         for equation in jaxpr.eqns
     )
-
-
-class _Identity:
-    """An unhashable object that is equal to itself alone (and kept alive as a key)."""
-
-    def __init__(self, value: Any):
-        self.value = value
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.value is other.value
-
-    def __hash__(self) -> int:
-        return id(self.value)

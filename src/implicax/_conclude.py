@@ -58,7 +58,7 @@ def conclude(
     return solution
 
 
-@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+@eqx.filter_jit
 def _differentiate(
     conditions: Conditions,
     solver: Any,

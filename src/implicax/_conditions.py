@@ -29,8 +29,8 @@ class Conditions(Computation):
     #: Whether `dF/dv` is a Hessian, positive definite where all is well.
     symmetric: ClassVar[bool] = False
 
-    def __init__(self, jaxpr: Any, out_tree: Any):
-        super().__init__(jaxpr, out_tree)
+    def __init__(self, jaxpr: Any, out_tree: Any, numbers: int = 0):
+        super().__init__(jaxpr, out_tree, numbers)
         #: Whether what is traced has a reverse mode only, ...
         self.traced_reverse_only = reverse_only(jaxpr)
         #: ... and whether `F` has.

@@ -28,7 +28,7 @@ class Covariance(eqx.Module):
     """`sqrt(sum e^2 / (m - n))` for `m` errors and `n` parameters."""
 
     def __repr__(self) -> str:
-        if _tree.traced(self.matrix) or self.matrix.ndim > 2:
+        if not _tree.known(self) or self.matrix.ndim > 2:
             return f"Covariance({self.matrix.shape})"
 
         def short(x: Array) -> str:

@@ -147,14 +147,23 @@ class Neumann(AbstractDerivative):
         _check_count("terms", self.terms)
 
     def attach(self, conditions, solver, outcome, inputs):
-        def solve(product: Product, b: Vector) -> Vector:
-            def term(t: Vector, _: None) -> tuple[Vector, None]:
-                # t <- b + A t
-                return _tree.add(b, _tree.subtract(t, product(t))), None
+        return attach(conditions, _Series(self.terms), outcome.y, inputs)
 
-            return jax.lax.scan(term, b, None, length=self.terms - 1)[0]
 
-        return attach(conditions, solve, outcome.y, inputs)
+class _Series(eqx.Module):
+    """`sum_{k < terms} (I - J)^k b`, or the same with the transpose."""
+
+    terms: int = eqx.field(static=True)
+
+    def __call__(self, product: Product, b: Vector) -> Vector:
+        def term(t: Vector, _: None) -> tuple[Vector, None]:
+            # t <- b + A t
+            return _tree.add(b, _tree.subtract(t, product(t))), None
+
+        return jax.lax.scan(term, b, None, length=self.terms - 1)[0]
+
+    def adjoint(self, product: Product, b: Vector) -> Vector:
+        return self(product, b)
 
 
 class Unrolled(AbstractDerivative):

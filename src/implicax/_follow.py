@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
+from . import _tree
 from ._branch import BranchStatus
 
 #: Newton corrections per point; more than this is too far to predict.
@@ -87,7 +88,7 @@ def _correct(curve: Curve, predicted: Array, c: Array) -> _Corrected:
     # Not infinity, which is what a singular matrix gives.
     much = jnp.full((), jnp.finfo(dtype).max, dtype)
     start = _Corrected(predicted, c, much, jnp.zeros((), jnp.int32))
-    return jax.lax.while_loop(going, newton, start)
+    return _tree.while_loop(going, newton, start)
 
 
 def _enough(z: Array) -> Float[Array, ""]:
@@ -188,7 +189,7 @@ def follow(
         ),
         regular,
     )
-    end = jax.lax.while_loop(lambda at: at.going, walk, start)
+    end = _tree.while_loop(lambda at: at.going, walk, start)
     return Trace(end.points, end.slopes, end.count, end.status)
 
 

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
+from . import _tree
 from ._checks import check_unknown, split_arrays
 
 #: How many messages are kept.
@@ -28,10 +30,19 @@ class Host:
     def __init__(self, solver: Callable[..., Any], threads: int | None):
         functools.update_wrapper(self, solver, updated=())
         self.solver = solver
+        self.threads = threads
         self.failures: collections.deque[str] = collections.deque(maxlen=MEMORY)
-        self._pool = concurrent.futures.ThreadPoolExecutor(
-            threads or os.cpu_count(), thread_name_prefix="implicax-host"
+
+    @functools.cached_property
+    def pool(self) -> concurrent.futures.ThreadPoolExecutor:
+        """Threads for the lanes of a batch."""
+        return concurrent.futures.ThreadPoolExecutor(
+            self.threads or os.cpu_count(), thread_name_prefix="implicax-host"
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy, or another process, starts threads of its own.
+        return {key: x for key, x in self.__dict__.items() if key != "pool"}
 
     def __call__(
         self, y0: PyTree, args: PyTree = None, **options: Any
@@ -47,60 +58,100 @@ class Host:
         leaves, treedef = jax.tree.flatten(y0)
         arrays, others = split_arrays((args, options))
         inputs, inputs_treedef = jax.tree.flatten(arrays)
-        shapes = [np.shape(leaf) for leaf in (*leaves, *inputs)]
-        dtypes = [leaf.dtype for leaf in leaves]
-
-        def one(values: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
-            """One lane: call the solver, keep what it says when it fails."""
-            start = jax.tree.unflatten(treedef, values[: len(leaves)])
-            given = jax.tree.unflatten(inputs_treedef, values[len(leaves) :])
-            args, options = eqx.combine(given, others)
-            try:
-                found = treedef.flatten_up_to(self.solver(start, args, **options))
-                found = [
-                    _like(np.asarray(x), shape, dtype)
-                    for x, shape, dtype in zip(found, shapes, dtypes, strict=False)
-                ]
-            except (Exception, SystemExit) as error:
-                self.failures.append(f"{type(error).__name__}: {error}")
-                nothing = zip(shapes, dtypes, strict=False)
-                return [np.full(shape, np.nan, dtype) for shape, dtype in nothing], True
-            if not all(np.isfinite(x).all() for x in found):
-                self.failures.append("the solver returned NaN or infinity")
-            return found, False
-
-        def lanes(*values: Array) -> tuple[list[np.ndarray], np.ndarray]:
-            """All lanes of a batch, side by side."""
-            arrays = [np.asarray(value) for value in values]
-            batch = np.broadcast_shapes(
-                *(
-                    x.shape[: x.ndim - len(s)]
-                    for x, s in zip(arrays, shapes, strict=True)
-                )
+        job = _Job(
+            self,
+            treedef,
+            inputs_treedef,
+            _Constants(others),
+            tuple(np.shape(leaf) for leaf in (*leaves, *inputs)),
+            tuple(leaf.dtype for leaf in leaves),
+        )
+        if any(map(_tree.traced, (*leaves, *inputs))):
+            template = (
+                [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
+                jax.ShapeDtypeStruct((), jnp.bool_),
             )
-            flat = [
-                np.broadcast_to(x, batch + s).reshape((-1, *s))
-                for x, s in zip(arrays, shapes, strict=True)
-            ]
-            work = [[x[i, ...] for x in flat] for i in range(int(np.prod(batch)))]
-            results = list(self._pool.map(one, work)) if batch else [one(work[0])]
-            found = [
-                np.stack([result[0][k] for result in results]).reshape(
-                    batch + shapes[k]
-                )
-                for k in range(len(leaves))
-            ]
-            lost = np.asarray([result[1] for result in results]).reshape(batch)
-            return found, lost
-
-        template = (
-            [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
-            jax.ShapeDtypeStruct((), jnp.bool_),
-        )
-        found, lost = jax.pure_callback(
-            lanes, template, *leaves, *inputs, vmap_method="expand_dims"
-        )
+            found, lost = jax.pure_callback(
+                job, template, *leaves, *inputs, vmap_method="expand_dims"
+            )
+        else:
+            # Nothing to compile, then: a new solver each time costs no more.
+            found, lost = jax.device_put(job(*leaves, *inputs))
         return jax.tree.unflatten(treedef, found), lost
+
+
+class _Constants:
+    """What is no array among the arguments: equal where it is the same, or plain."""
+
+    def __init__(self, tree: PyTree):
+        self.tree = tree
+        leaves, treedef = jax.tree.flatten(tree)
+        plain = str | bytes | int
+        self._key = (
+            treedef,
+            *((type(x), x if isinstance(x, plain) else id(x)) for x in leaves),
+        )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constants) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Job:
+    """A host solver with arguments of certain shapes: what JAX calls back. Equal ones
+    are compiled once."""
+
+    host: Host
+    treedef: Any
+    inputs_treedef: Any
+    others: _Constants
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[Any, ...]
+
+    def __call__(self, *values: Array) -> tuple[list[np.ndarray], np.ndarray]:
+        """All lanes of a batch, side by side."""
+        shapes, arrays = self.shapes, [np.asarray(value) for value in values]
+        batch = np.broadcast_shapes(
+            *(x.shape[: x.ndim - len(s)] for x, s in zip(arrays, shapes, strict=True))
+        )
+        flat = [
+            np.broadcast_to(x, batch + s).reshape((-1, *s))
+            for x, s in zip(arrays, shapes, strict=True)
+        ]
+        work = [[x[i, ...] for x in flat] for i in range(int(np.prod(batch)))]
+        one = self._lane
+        results = list(self.host.pool.map(one, work)) if batch else [one(work[0])]
+        found = [
+            np.stack([result[0][k] for result in results]).reshape(batch + shapes[k])
+            for k in range(len(self.dtypes))
+        ]
+        lost = np.asarray([result[1] for result in results]).reshape(batch)
+        return found, lost
+
+    def _lane(self, values: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
+        """One lane: call the solver, keep what it says when it fails."""
+        count, failures = len(self.dtypes), self.host.failures
+        start = jax.tree.unflatten(self.treedef, values[:count])
+        given = jax.tree.unflatten(self.inputs_treedef, values[count:])
+        args, options = eqx.combine(given, self.others.tree)
+        wanted = [*zip(self.shapes, self.dtypes, strict=False)]
+        try:
+            found = self.host.solver(start, args, **options)
+            found = [
+                _like(np.asarray(x), shape, dtype)
+                for x, (shape, dtype) in zip(
+                    self.treedef.flatten_up_to(found), wanted, strict=True
+                )
+            ]
+        except (Exception, SystemExit) as error:
+            failures.append(f"{type(error).__name__}: {error}")
+            return [np.full(shape, np.nan, dtype) for shape, dtype in wanted], True
+        if not all(np.isfinite(x).all() for x in found):
+            failures.append("the solver returned NaN or infinity")
+        return found, False
 
 
 def host(solver: Callable[..., Any], *, threads: int | None = None) -> Host:

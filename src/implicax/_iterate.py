@@ -39,6 +39,8 @@ class Outcome(eqx.Module):
     stats: Stats
     inverse: Any
     """What the solver knows of `(dF/dy)^-1` near `y`, or `None`."""
+    said: Array | None = None
+    """What a solver of another library said of it: text as data, or `None`."""
 
 
 class _Ledger(eqx.Module):
@@ -200,7 +202,7 @@ def iterate(
     else:
 
         def steps_from(carry: _Carry) -> _Carry:
-            return jax.lax.while_loop(lambda carry: carry.ledger.going, step, carry)
+            return _tree.while_loop(lambda carry: carry.ledger.going, step, carry)
 
         if solver.exact or not examinable(system, y0, solver.forms_jacobian):
             carry = steps_from(carry)
@@ -290,7 +292,7 @@ def _until_confirmed(
     no, zero = jnp.zeros((), bool), jnp.zeros((), dtype)
     inf = jnp.full((), jnp.inf, dtype)
     first = _Verdict(carry, zero, no, no, no, no, inf, jnp.ones((), bool))
-    return jax.lax.while_loop(lambda verdict: verdict.going, body, first)
+    return _tree.while_loop(lambda verdict: verdict.going, body, first)
 
 
 def judge(

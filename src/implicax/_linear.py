@@ -12,9 +12,10 @@ which needs only exact products with `J`, and whose residual is the true one.
 - `P = I` for a fixed point, where `J = I - A`: this is the Neumann series, and in
   reverse mode the fixed-point adjoint `u <- b + A^T u`. It converges at the rate of
   the map itself, and matrix-free. Likewise `P = damping` after a damped iteration.
-- `P` a linear solver of the user's, whose own word on success is about its own stopping
-  rule (a preconditioned or squared system's, maybe): one round where it is right, more
-  where it is not.
+- `P` what a user's solver knows of `J^-1` (anything with `solve(b, transposed)`), or a
+  linear solver of the user's, whose own word on success is about its own stopping rule
+  (a preconditioned or squared system's, maybe): one round where it is right, more where
+  it is not.
 - Where there is nothing better, or one of the above falls behind: elimination.
 
 Every solve checks its true residual, and answers NaN when it could not be met: a
@@ -140,7 +141,7 @@ def _refine(
         norm = _tree.largest(remainder)
     sizes = jnp.stack([norm, grace * norm, enough])
     first = _Refinement(solution, remainder, sizes)
-    last = jax.lax.while_loop(promising, step, first)
+    last = _tree.while_loop(promising, step, first)
     norm, _, floor = last.sizes
     there = norm <= floor
     return _Answer(last.solution, there, there | (norm <= eps**0.5 * norm_b))
@@ -195,6 +196,17 @@ class LinearSolve(eqx.Module):
             return self.choice.least_squares(product, b)[0]
         return self._solve(product, b, transposed)
 
+    def attempt(
+        self, product: Product, b: Vector, transposed: bool
+    ) -> tuple[Vector, Bool[Array, ""]]:
+        """As `approximately`, and whether the system is solved: for steps, which can
+        say so."""
+        if isinstance(self.choice, MinimumNorm):
+            t = self.choice.least_squares(product, b)[0]
+            return t, jnp.isfinite(_tree.largest(t))
+        answer = self._answer(product, b, transposed)
+        return answer.solution, answer.good
+
     def _bind(self, product: Product, b: Vector, transposed: bool) -> Vector:
         if len(jax.tree.leaves(b)) > 1:
             # One vector: `custom_linear_solve` has no reverse mode where a piece of `b`
@@ -235,13 +247,15 @@ class LinearSolve(eqx.Module):
             return refine(
                 lambda r: inverse.solve(r, transposed), rate=0.999, grace=10.0
             )
-        if _tree.size(b) <= SMALL:
+        # Of a Hessian it will be the preconditioner.
+        theirs = hasattr(inverse, "solve") and not isinstance(inverse, Factor)
+        theirs = theirs and not isinstance(inverse, Contraction) and not self.symmetric
+        if _tree.size(b) <= SMALL and not theirs:
             return _direct(product, b)
         last_resort = _direct if _tree.size(b) <= DENSE_LIMIT else _krylov
-        if isinstance(inverse, Factor):
-            first = refine(
-                lambda r: inverse.solve(r, transposed), rate=0.5, size=inverse.size
-            )
+        if isinstance(inverse, Factor) or theirs:
+            size = inverse.size if isinstance(inverse, Factor) else None
+            first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
         elif self.symmetric:
             first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
         elif self.fixed_point:
@@ -256,7 +270,7 @@ class LinearSolve(eqx.Module):
             # factorise every time: let the matrix depend on the carry.
             return last_resort(product, b, jnp.where(answer.there, jnp.nan, 1))
 
-        return jax.lax.while_loop(lambda answer: ~answer.there, fall_back, first)
+        return _tree.while_loop(lambda answer: ~answer.there, fall_back, first)
 
 
 def _flat(x: Vector) -> Vector:

@@ -36,7 +36,7 @@ class Factor(eqx.Module):
     @property
     def size(self) -> Float[Array, ""]:
         """The largest entry of `J`."""
-        return jnp.max(self.scale)
+        return _tree.maximum(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
         """`J^-1 b`, or `J^-T b`."""
@@ -134,7 +134,7 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     *scaled*, `diag(1, 1e-20)`, is not called singular.
     """
     threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
-    columns = jnp.max(jnp.abs(jnp.triu(lu)), axis=0)
+    columns = _tree.maximum(jnp.abs(jnp.triu(lu)), axis=0)
     return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
 
 
@@ -147,5 +147,7 @@ def materialise(
     def column(e: Array) -> Array:
         return _tree.ravel(product(unravel(e)))[0]
 
-    unit = jnp.asarray(unit, flat.dtype)
-    return jax.vmap(column, out_axes=1)(unit * jnp.eye(flat.size, dtype=flat.dtype))
+    basis = jnp.asarray(unit, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
+    # Inside `jax.shard_map` a tangent must vary over the mesh as its primal does.
+    basis = jnp.where((flat == flat)[None, :], basis, basis)
+    return jax.vmap(column, out_axes=1)(basis)

@@ -73,7 +73,7 @@ class MinimumNorm(eqx.Module):
         left, values, right = jnp.linalg.svd(matrix)
         eps = _tree.coarsest_eps(b)
         rcond = eps**0.5 if self.rcond is None else self.rcond
-        kept = values > rcond * jnp.max(values)
+        kept = values > rcond * _tree.maximum(values)
         inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
         t = (inverse * (flat @ left)) @ right
         return unravel(t), _tree.largest(flat - matrix @ t)

@@ -5,7 +5,6 @@ import numbers
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
@@ -17,7 +16,7 @@ from ._solution import Stats, Status
 from ._system import System
 from ._tree import Vector
 from .solvers import AbstractSolver, Fallback
-from .solvers._engines import AbstractEngine, engine
+from .solvers._engines import AbstractEngine, engine, read
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
 MAX_STEPS = 2**24
@@ -65,8 +64,10 @@ def _run_engine(
     listen: Listener | None,
 ) -> Outcome:
     watched = conditions if listen is None else watch(conditions, max_steps, listen)
-    v, steps, broke = solver.solve(watched, v0, inputs, max_steps)
-    outcome = judge(System.of(conditions, inputs), v0, v, steps, broke)
+    found = solver.solve(watched, v0, inputs, max_steps)
+    system = System.of(conditions, inputs)
+    outcome = judge(system, v0, found.v, found.steps, found.broke)
+    outcome = dataclasses.replace(outcome, said=found.said)
     if listen is not None:
         norm = outcome.stats.residual_norm
         zero = jnp.zeros((), jnp.int32)
@@ -92,7 +93,7 @@ def _run_in_turns(
         outcome = run(conditions, other, v0, inputs, max_steps, False, listen)
         stats = outcome.stats
         stats = dataclasses.replace(stats, residual_history=None)
-        return Outcome(outcome.y, outcome.status, stats, outcome.inverse)
+        return dataclasses.replace(outcome, stats=stats)
 
     first, *others = solver.solvers
     outcome = attempt(first)
@@ -113,7 +114,7 @@ def _run_in_turns(
                 bare = Outcome(new.y, new.status, new.stats, None)
                 return bare, jnp.zeros((), bool)
 
-            bare, _ = jax.lax.while_loop(lambda carry: carry[1], again, (bare, failed))
+            bare, _ = _tree.while_loop(lambda carry: carry[1], again, (bare, failed))
             outcome = Outcome(bare.y, bare.status, bare.stats, kept)
     return outcome
 
@@ -128,17 +129,13 @@ def _better(first: Outcome, second: Outcome) -> Outcome:
     stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
     status = Status.where(good, second.status, first.status)
     y = _tree.where(good, second.y, first.y)
-    return Outcome(y, status, stats, second.inverse)
+    return Outcome(y, status, stats, second.inverse, second.said)
 
 
-def says(solver: Any, outcome: Outcome) -> str:
+def says(outcome: Outcome) -> str:
     """What an engine that failed, outside `jit`, said of its answer."""
-    if isinstance(solver, Fallback):
-        return "; ".join(filter(None, (says(each, outcome) for each in solver.solvers)))
-    other, failed = engine(solver), outcome.status != Status.converged
-    if other is None or _tree.traced(failed) or not bool(failed):
-        return ""
-    return other.says(outcome.y)
+    said = outcome.said
+    return "" if said is None or _tree.traced(said) else read(said)
 
 
 def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:

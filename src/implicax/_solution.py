@@ -113,7 +113,7 @@ class Solution(eqx.Module):
     """What was minimised, at the minimum (differentiable); `None` for equations."""
 
     def __repr__(self) -> str:
-        if _tree.traced(self.stats.steps):
+        if not _tree.known((self.status, self.stats)):
             return "Solution(<inside a JAX transformation>)"
         shown = jax.tree.map(lambda leaf: _Shown(_short(leaf)), self.value)
         told = np.all(np.asarray(self.stats.steps) >= 0)
@@ -156,14 +156,30 @@ def tally(status: Any, kind: Any, names: tuple[str, ...]) -> str:
 
 
 def _short(x: Array) -> str:
-    """An array on one line; a long one by its shape and dtype."""
-    values = np.asarray(x)
-    if values.size > 12:
+    """An array on one line; a long one, or one without values, by its shape and dtype.
+    (Under `jax.grad` outside `jit`, the value of a solution has none, and its status
+    has.)"""
+    known = _tree.known(x)
+    values: Any = np.asarray(x) if known else x
+    if values.size > 12 or not known:
         return f"{values.dtype}{list(values.shape)}"
     return np.array2string(values, precision=6, max_line_width=10_000).replace("\n", "")
 
 
-class ConvergenceError(RuntimeError):
+class SolveError(RuntimeError):
+    """An error with what was found: it can be pickled (so it comes back from another
+    process) and copied."""
+
+    def __reduce__(self) -> Any:
+        return _raised, (type(self), self.args), self.__dict__
+
+
+def _raised(kind: type[RuntimeError], args: tuple) -> RuntimeError:
+    """An error without its making: the text is made."""
+    return kind.__new__(kind, *args)
+
+
+class ConvergenceError(SolveError):
     """A solve did not converge, outside `jax.jit`.
 
     The text says what happened, the last residual, and what to try. Nothing is lost:

@@ -287,7 +287,7 @@ def _solve(
     if listen is not None and not _tree.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    said = says(solver, outcome)
+    said = says(outcome)
     return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
 
 

@@ -11,9 +11,11 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, PyTree
 
 Vector = PyTree[Float[Array, "..."]]
@@ -22,6 +24,12 @@ Vector = PyTree[Float[Array, "..."]]
 def traced(x: Any) -> bool:
     """Whether `x` is an abstract value inside a JAX transformation."""
     return isinstance(x, jax.core.Tracer)
+
+
+def known(tree: Any) -> bool:
+    """Whether all leaves have values: not inside a transformation, nor shapes alone."""
+    leaves = jax.tree.leaves(tree)
+    return all(eqx.is_array_like(leaf) and not traced(leaf) for leaf in leaves)
 
 
 def size(x: Vector) -> int:
@@ -99,14 +107,62 @@ def ravel(x: Vector) -> tuple[Float[Array, " n"], Callable[[Array], Vector]]:
     leaves, treedef = jax.tree.flatten(x)
     dtype = working_dtype(x)
     shapes = [(leaf.shape, leaf.dtype, leaf.size) for leaf in leaves]
+    places = [_place(leaf) for leaf in leaves]
 
     def unravel(flat: Array) -> Vector:
         pieces, start = [], 0
-        for shape, piece_dtype, length in shapes:
-            piece = flat[start : start + length]
-            pieces.append(piece.reshape(shape).astype(piece_dtype))
+        for (shape, piece_dtype, length), place in zip(shapes, places, strict=True):
+            piece = flat[start : start + length].reshape(shape).astype(piece_dtype)
+            pieces.append(_put(piece, place))
             start += length
         return jax.tree.unflatten(treedef, pieces)
 
-    pieces = [leaf.astype(dtype).reshape(-1) for leaf in leaves]
+    pieces = [
+        _put(leaf, place and NamedSharding(place.mesh, PartitionSpec()))
+        .astype(dtype)
+        .reshape(-1)
+        for leaf, place in zip(leaves, places, strict=True)
+    ]
     return (pieces[0] if len(pieces) == 1 else jnp.concatenate(pieces)), unravel
+
+
+def _place(leaf: Array) -> NamedSharding | None:
+    """How `leaf` is spread over a mesh that wants to be told of every move."""
+    place: Any = jax.typeof(leaf).sharding
+    explicit = isinstance(place, NamedSharding) and any(
+        kind == AxisType.Explicit for kind in place.mesh.axis_types
+    )
+    return place if explicit else None
+
+
+def _put(leaf: Array, place: NamedSharding | None) -> Array:
+    return leaf if place is None else jax.sharding.reshard(leaf, place)
+
+
+def while_loop(
+    going: Callable[[Any], Array], step: Callable[[Any], Any], first: Any
+) -> Any:
+    """`jax.lax.while_loop`, inside `jax.shard_map` too.
+
+    There a carry says over which axes of the mesh it varies, and must say the same
+    after each step: so all of it varies as its most varied part does.
+    """
+    if not inside_shard_map():
+        return jax.lax.while_loop(going, step, first)
+
+    def like_the_first(carry: Any) -> Any:
+        return varied((step(carry), carry))[0]
+
+    return jax.lax.while_loop(going, like_the_first, varied(first))
+
+
+def inside_shard_map() -> bool:
+    return bool(jax.sharding.get_abstract_mesh().manual_axes)
+
+
+def varied(tree: PyTree[Array]) -> PyTree[Array]:
+    """The same, each leaf said to vary over the mesh where any of them does."""
+    same = [jnp.all(leaf == leaf) for leaf in jax.tree.leaves(tree)]
+    everywhere = functools.reduce(operator.and_, same)
+    # The value is the same in either case; what it depends on is not.
+    return jax.tree.map(lambda leaf: jnp.where(everywhere, leaf, leaf), tree)

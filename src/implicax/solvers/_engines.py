@@ -7,10 +7,39 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from .._conditions import Conditions
 from .._tree import Vector
+
+#: Bytes of what an engine says that are kept.
+LENGTH = 256
+
+
+class Answer(eqx.Module):
+    """What an engine found."""
+
+    v: Vector
+    steps: Array
+    """-1 where it does not tell."""
+    broke: Bool[Array, ""]
+    """Whether there is no answer."""
+    said: Array | None = None
+    """What it said of its answer, where it had doubts: text as data (`written`), so
+    that it stays with the answer that it is about."""
+
+
+def written(text: str) -> np.ndarray:
+    """A text as an array of numbers."""
+    codes = np.frombuffer(text.encode()[:LENGTH], np.uint8)
+    return np.pad(codes, (0, LENGTH - codes.size)).astype(np.float32)
+
+
+def read(said: Array) -> str:
+    """The text again."""
+    codes = np.asarray(said).astype(np.uint8).tobytes()
+    return codes.rstrip(b"\0").decode(errors="ignore")
 
 
 class AbstractEngine(eqx.Module):
@@ -23,20 +52,17 @@ class AbstractEngine(eqx.Module):
         v0: Vector,
         inputs: PyTree[Array],
         max_steps: int,
-    ) -> tuple[Vector, Array, Bool[Array, ""]]:
-        """The answer, the steps it took (-1: not told), whether it broke."""
-
-    def says(self, v: Vector) -> str:
-        """What the engine said of its answer `v`, where it had doubts."""
-        del v
-        return ""
+    ) -> Answer:
+        """What it finds from `v0`."""
 
 
 def engine(solver: Any) -> AbstractEngine | None:
     """The engine that runs a solver of another library, if there is one for it."""
     if isinstance(solver, AbstractEngine):
         return solver
-    if type(solver).__module__.partition(".")[0] == "optimistix":
+    # A user's subclass lives elsewhere: its bases tell.
+    homes = {base.__module__.partition(".")[0] for base in type(solver).__mro__}
+    if "optimistix" in homes:
         # A room that this one holds up: it can be entered only when both stand.
         from ._optimistix import Optimistix, is_solver
 

@@ -11,7 +11,7 @@ from .._conditions import Conditions, NormalEquations, Stationarity
 from .._losses import Squares
 from .._system import System
 from .._tree import Vector
-from ._engines import AbstractEngine, library, narrow, widen
+from ._engines import AbstractEngine, Answer, library, narrow, widen
 
 
 class Optimistix(AbstractEngine):
@@ -105,7 +105,7 @@ class Optimistix(AbstractEngine):
                 throw=False,
             )
         steps = jnp.asarray(found.stats["num_steps"], jnp.int32)
-        return outside(found.value), steps, jnp.zeros((), bool)
+        return Answer(outside(found.value), steps, jnp.zeros((), bool))
 
     def _problem(self, conditions: Conditions, system: System, v0: Vector) -> Any:
         """Which of optimistix' functions to call, and with what."""

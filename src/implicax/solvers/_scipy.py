@@ -1,6 +1,5 @@
 """Solvers of SciPy, on the host."""
 
-import collections
 import dataclasses
 import functools
 import re
@@ -18,7 +17,7 @@ from .._conditions import Conditions, NormalEquations, Stationarity
 from .._host import host
 from .._losses import Squares
 from .._tree import Vector
-from ._engines import AbstractEngine
+from ._engines import AbstractEngine, Answer, written
 from ._flat import Flat, flat
 from ._scipy_methods import LEAST_SQUARES, MINIMIZE, ROOT, tolerances
 
@@ -104,21 +103,13 @@ class SciPy(AbstractEngine):
     def solve(self, conditions, v0, inputs, max_steps):
         call = self._fitting(conditions, v0, inputs)
         job = _Job(conditions, call, self.method, self.tol, self.options, max_steps)
-        start = v0, jnp.zeros((), jnp.float32)
+        start = v0, jnp.zeros((), jnp.float32), jnp.asarray(written(""))
         run = host(_on_host, threads=1)
-        (v, steps), broke = run.answer(start, (inputs, job))
+        (v, steps, said), _ = run.answer(start, (inputs, job))
+        # Without an answer there are no steps either.
+        broke = jnp.isnan(steps)
         steps = jnp.where(broke, -1, steps).astype(jnp.int32)
-        return v, steps, broke
-
-    def says(self, v):
-        leaves = jax.tree.map(np.asarray, jax.tree.leaves(v))
-        for answer, message in reversed(_DOUBTS):
-            if len(answer) == len(leaves) and all(
-                np.array_equal(a, b, equal_nan=True)
-                for a, b in zip(answer, leaves, strict=True)
-            ):
-                return message
-        return ""
+        return Answer(v, steps, broke, said)
 
     def _fitting(
         self, conditions: Conditions, v0: Vector, inputs: PyTree[Array]
@@ -162,25 +153,18 @@ class _Job:
     max_steps: int
 
 
-#: Answers that SciPy itself had doubts about, and what it said, newest last.
-_DOUBTS: collections.deque[tuple[list[np.ndarray], str]] = collections.deque(maxlen=64)
-
-
 def _on_host(start: PyTree, args: Any) -> PyTree:
-    (v0, _), (inputs, job) = start, args
+    (v0, _, _), (inputs, job) = start, args
     v0, inputs = jax.tree.map(jnp.asarray, (v0, inputs))
     x0, unravel = _tree.ravel(v0)
     try:
         found = job.call(job, flat(job.conditions), v0, inputs, np.asarray(x0))
     except Exception as error:
-        nothing = [np.full(x.shape, np.nan, x.dtype) for x in jax.tree.leaves(v0)]
-        _DOUBTS.append((nothing, f"{type(error).__name__}: {error}"))
-        raise
+        nothing = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), v0)
+        return nothing, np.float32(np.nan), written(f"{type(error).__name__}: {error}")
     v = jax.tree.map(np.asarray, unravel(jnp.asarray(found.x, x0.dtype)))
-    if not found.success:
-        message = " ".join(str(found.message).split())
-        _DOUBTS.append((jax.tree.leaves(v), message))
-    return v, np.float32(found.get("nit", -1))
+    message = "" if found.success else " ".join(str(found.message).split())
+    return v, np.float32(found.get("nit", -1)), written(message)
 
 
 def _root(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:

@@ -76,7 +76,7 @@ def backtrack(
     # It enters at twice the full step: so the residual is compiled here only once.
     two, zero = jnp.full((), 2, point.norm.dtype), jnp.zeros((), jnp.int32)
     trial = Trial(two, frozen, along, zero, jnp.ones((), bool))
-    trial = jax.lax.while_loop(searching, halve, trial)
+    trial = _tree.while_loop(searching, halve, trial)
     if not system.differentiable:
         return trial
     y = _tree.where(trial.rejected, leap, move(point, direction, trial.length))

@@ -172,7 +172,7 @@ class Spectral(AbstractModel):
 
         start = jnp.where(low > 0, (low + high) / 2, 0.001 * high)
         zero = jnp.zeros((), jnp.int32)
-        shift, *_ = jax.lax.while_loop(far, improve, (start, low, high, zero))
+        shift, *_ = _tree.while_loop(far, improve, (start, low, high, zero))
         q = jnp.where(interior, newton, self._step(shift))
         # The hard case: the gradient has no part along the direction of the most
         # negative curvature. Go along it, either way, as far as the radius allows.
@@ -254,7 +254,7 @@ class MatrixFree(AbstractModel):
         zero = _tree.zeros_like(g)
         d = jax.tree.map(jnp.negative, g)
         first = zero, g, d, norm**2, jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-        p, r, *_, stop, _ = jax.lax.while_loop(going, body, first)
+        p, r, *_, stop, _ = _tree.while_loop(going, body, first)
         # With the residual `r = B p + g`, the quadratic is `(g + r).p / 2`.
         reduction = -(_tree.dot(p, g) + _tree.dot(p, r)) / 2
         return Step(p, _tree.norm(p), reduction, ~stop)

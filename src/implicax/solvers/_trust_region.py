@@ -208,7 +208,7 @@ class AbstractTrustRegion(AbstractSolver):
         no, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
         none = Step(point.y, 4 * radius, jnp.ones_like(objective), no)
         entry = _Trial(4 * radius, none, objective, objective, no, zero)
-        trial = jax.lax.while_loop(searching, shorten, entry)
+        trial = _tree.while_loop(searching, shorten, entry)
         step = trial.step
         y = _tree.where(trial.accepted, _tree.add(point.y, step.p), point.y)
         new = system.evaluate(y)
