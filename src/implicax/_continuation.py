@@ -154,28 +154,37 @@ def _follow(
         output = conditions.residual(unravel(u), (constants, (parameter, args)))
         return _tree.ravel(output)[0]
 
-    # The direction at the start, for a unit of length in which unknown and parameter
-    # move about as fast.
     zero = jnp.zeros((), u0.dtype)
     jacobian = jax.jacfwd(residual)(u0, zero)
     force, push = jax.jvp(lambda t: residual(u0, t), (zero,), (jnp.ones_like(zero),))
+    inverse = jnp.linalg.inv(jacobian)
     # One more correction, to the last digits, comes with it.
-    both = -jnp.linalg.solve(jacobian, jnp.stack([force, push], axis=1))
-    u0, slope = u0 + both[:, 0], both[:, 1]
-    unit = jnp.linalg.norm(u0) + jnp.linalg.norm(slope)
-    unit = jnp.where(unit > 0, unit, jnp.sqrt(jnp.asarray(n, u0.dtype)))
+    u0, slope = u0 - inverse @ force, -(inverse @ push)
+    unit = _units(u0, slope, jacobian, inverse, push)
 
     def curve(z: Array) -> Array:
         return residual(z[:-1] * unit, z[-1])
 
-    direction = jnp.append(slope / unit, jnp.ones((), u0.dtype))
-    direction = direction / jnp.linalg.norm(direction)
     first = jnp.append(u0 / unit, zero)
     first = jnp.where(solved, first, jnp.nan)
     lowest = (back_to - start) / span
-    trace = follow(curve, first, direction, lowest, step, max_points, natural)
-    rows = jax.vmap(unravel)(trace.points[:, :-1] * unit)
+    trace = follow(curve, first, lowest, step, max_points, natural)
+    rows = jax.vmap(lambda z: unravel(z[:-1] * unit))(trace.points)
     return trace, rows, start + trace.points[:, -1] * span
+
+
+def _units(
+    u: Array, slope: Array, jacobian: Array, inverse: Array, push: Array
+) -> Float[Array, " n"]:
+    """For each unknown a unit of length: its size and how far it moves along the range.
+
+    Where both are rounding errors it is what they are rounding errors of: a fraction
+    `sqrt(eps)` of `|J^-1| (|J| |u| + |dF/dp|)`, what the terms of the solution come to
+    before they cancel (Skeel 1979). Units of equations and unknowns drop out.
+    """
+    terms = jnp.abs(inverse) @ (jnp.abs(jacobian) @ jnp.abs(u) + jnp.abs(push))
+    unit = jnp.abs(u) + jnp.abs(slope) + jnp.finfo(u.dtype).eps ** 0.5 * terms
+    return jnp.where(unit > 0, unit, 1)
 
 
 def _attach(
