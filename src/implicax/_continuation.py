@@ -45,10 +45,12 @@ def continuation(
     """Follow the solutions of `fn(y, parameter, args) = 0` from `start` to `stop`.
 
     The solution at `start` is corrected first. From there the branch is followed along
-    its tangent, with steps as long as its bends allow. It ends where the parameter is
-    `stop`, exactly, or where it has turned back to `start`, or after `max_points`. Each
-    point is differentiable in `args`, at its own parameter (and the last one in `stop`,
-    where that was reached), by the implicit function theorem.
+    its tangent, with steps as long as its bends, and other branches near it, allow: a
+    step that might have led to another branch is refused and halved. It ends where the
+    parameter is `stop`, exactly, or where it has turned back to `start`, or after
+    `max_points`; and it is `lost` where another branch crosses it. Each point is
+    differentiable in `args`, at its own parameter (and the last one in `stop`, where
+    that was reached), by the implicit function theorem.
 
     **Arguments:**
 
@@ -60,7 +62,8 @@ def continuation(
     - `method`: `"arclength"` goes round folds, where the branch turns and `dF/dy` is
       singular (pseudo-arclength; Keller 1977). `"natural"` only ever steps ahead in the
       parameter: it ends before a fold, with the status `lost`.
-    - `step`: the longest step, as a fraction of the range (and of the size of `y`).
+    - `step`: the longest step, as a fraction of the range (and of the size of `y`, each
+      unknown by itself).
     - `max_points`: how many points there is room for.
     - `back_to`: how far a branch that turns is followed back; `None` means to `start`.
     - `solver`: what corrects `y0`, as in [`implicax.root`][]; `None` means
@@ -147,7 +150,7 @@ def _follow(
     constants, (start, args) = inputs
     stop, back_to, step = ends
     u0, unravel = _tree.ravel(v0)
-    n, span = u0.size, stop - start
+    span = stop - start
 
     def residual(u: Array, fraction: Array) -> Array:
         parameter = start + fraction * span

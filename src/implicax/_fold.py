@@ -11,6 +11,7 @@ from jaxtyping import Array, PyTree
 from . import _tree
 from ._checks import check_unknown, match
 from ._close import close
+from ._componentwise import eps
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import Conditions
 from ._derivative import Implicit
@@ -48,15 +49,16 @@ def fold(
 
     for `y`, `p` and the null vector `v` together (Moore & Spence 1980). This system is
     regular at a simple fold, although `F` alone is not: so the fold, unlike the branch
-    at it, has a derivative in `args`. Where folds meet (a cusp) or branches cross it is
-    singular too, and the status says so.
+    at it, has a derivative in `args`. Where folds meet (a cusp), branches cross, or a
+    closed branch shrinks to a point, it is singular too: there is no such derivative,
+    and the status is `degenerate`.
 
     **Arguments:** as [`implicax.root`][], with these differences:
 
     - `fn`: takes `(y, parameter, args)`.
     - `y0`, `parameter0`: a guess, best a point of a [`implicax.Branch`][] next to its
-      fold. `y0` holds real numbers, up to 2047 of them. The right singular vector of
-      `dF/dy` there with the smallest singular value is `c`, and the first `v`.
+      fold. `y0` holds real numbers, up to 2047 of them. The first `v`, of unit length,
+      is the direction of the branch there, and `c` goes with it.
     - `solver`: `None` means [`implicax.Newton`][].
 
     **Returns:** a [`implicax.Solution`][] whose `value` is `(y, parameter, v)`.
@@ -196,20 +198,22 @@ def _verdict(
     inverse = jnp.linalg.inv(matrix)
     flat = flat - inverse @ residual(flat)
     # How well the solution is determined: by its rounding errors ...
-    eps = _rounding_units(z)
-    random = jax.random.normal(jax.random.key(0), (SAMPLES, flat.size), flat.dtype)
+    unit = _rounding_units(z)
+    shape = (SAMPLES, flat.size)
+    random = jax.random.uniform(jax.random.key(0), shape, flat.dtype, -1, 1)
+    random = random + jnp.sign(random)
     nudges = 2 * random.at[0].set(0)
 
     def correction(nudge: Array) -> Array:
-        return jnp.abs(inverse @ residual(flat * (1 + eps * nudge)))
+        return jnp.abs(inverse @ residual(flat * (1 + unit * nudge)))
 
     noise = _tree.maximum(jax.vmap(correction)(nudges), axis=0)
     terms = jnp.abs(inverse) @ (jnp.abs(matrix) @ jnp.abs(flat))
-    noise = jnp.maximum(noise, 4 * eps * terms)
+    noise = jnp.maximum(noise, 4 * unit * terms)
     # ... and how far from it Newton's method is to start, which must be near.
     reach = jnp.maximum(jnp.abs(flat), jnp.abs(_tree.ravel(z0)[0]))
-    reach = jnp.maximum(reach, eps**0.5 * terms)
-    distance = jnp.maximum(eps**0.5 * reach, CLEAR * noise)
+    reach = jnp.maximum(reach, unit**0.5 * terms)
+    distance = jnp.maximum(unit**0.5 * reach, CLEAR * noise)
     returns = (distance <= reach).all()
     for direction in (random[1], random[2]):
         _, steps = jax.lax.scan(newton, flat + distance * direction, length=3)
@@ -224,7 +228,5 @@ def _verdict(
 
 def _rounding_units(z: Vector) -> Array:
     """Of each unknown, that of its leaf."""
-    flat = [
-        jnp.full(x.shape, jnp.finfo(x.dtype).eps, x.dtype) for x in jax.tree.leaves(z)
-    ]
+    flat = jax.tree.map(lambda x: jnp.full_like(x, eps(x)), z)
     return _tree.ravel(flat)[0]
