@@ -24,6 +24,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import os
 import pathlib
 import select
 import statistics
@@ -46,6 +47,11 @@ KINDS = ("root", "least_squares", "minimum")
 LARGEST = 100
 TIGHT, STEPS = 1e-10, 512
 OURS = "implicax"
+#: Nothing is timed, and programs compile four times as fast without optimisation.
+QUICK = {
+    "XLA_FLAGS": "--xla_backend_optimization_level=0 "
+    "--xla_llvm_disable_expensive_passes=true"
+}
 PROGRESS = pathlib.Path(".cache/cutest.jsonl")
 OUTCOMES = ("right", "right, not said", "refused", "wrong", "failed")
 
@@ -198,7 +204,9 @@ def measure(names, limit, progress):
     progress.parent.mkdir(parents=True, exist_ok=True)
     while todo := [name for name in names if name not in rows]:
         command = [sys.executable, "-m", "benchmarks.cutest", "--work", *todo]
-        worker = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        worker = subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=os.environ | QUICK
+        )
         assert worker.stdout is not None
         # The first line tells that the problems are imported.
         for name in [None, *todo]:
