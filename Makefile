@@ -32,6 +32,7 @@ bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes bench
 	$(BIN)/python -m benchmarks.lanes
 	$(BIN)/python -m benchmarks.conditioning
 	$(BIN)/python -m benchmarks.profile
+	$(BIN)/python -m benchmarks.cutest
 
 clean:  ## Remove everything that was made here
 	rm -rf $(VENV) .cache site primer.png

@@ -3,6 +3,7 @@
 In a process of its own each: benchmarks pin threads and configure JAX.
 """
 
+import importlib.util
 import json
 import pathlib
 import re
@@ -19,6 +20,7 @@ BENCHMARKS = {
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
     "profile": ["--every", "40", "--seconds", "0.001"],
+    "cutest": ["--every", "100"],
 }
 
 
@@ -80,6 +82,19 @@ def test_solvers_are_judged_and_error_bars_are_right(tmp_path):
     assert ratios
     assert all(0.5 <= ratio <= 2.0 for ratio in ratios)
     assert "Not solved" in page
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("sif2jax") is None,
+    reason="sif2jax, the problems, is of the dependency group `bench`",
+)
+def test_nobody_wrongly_says_to_have_solved_it(tmp_path):
+    BENCHMARKS["cutest"] += ["--progress", str(tmp_path / "progress.jsonl")]
+    record, page = run("cutest", tmp_path)
+    assert len(record["rows"]) >= 2
+    for row in record["rows"].values():
+        assert row["implicax"]["outcome"] in ("right", "right, not said", "refused")
+    assert "Wrong:" in page
 
 
 def test_make_bench_runs_them_all():

@@ -290,12 +290,132 @@ def test_a_fold_in_several_unknowns():
     assert relative_error(slope, differences[0]) <= 1e-9
 
 
+def polynomial(y, p, a):
+    """Folds of all kinds, in any units: of the equation, the unknown, the parameter."""
+    c, units = a
+    y, p = y / units[1], p / units[2]
+    terms = [1.0, p, y, y * p, p**2, y**2, y**3, jnp.exp(-y)]
+    return units[0] * sum(c[k] * term for k, term in enumerate(terms))
+
+
+#: Coefficients, a guess, and the fold, or `None` where there is no simple one.
+FOLDS = {
+    "pitchfork": ([0, 0, 0, 1, 0, 0, -1.3, 0], (0.3, 0.1), None),
+    "pitchfork from itself": ([0, 0, 0, 1, 0, 0, -1.3, 0], (0.0, 0.0), None),
+    "pitchfork elsewhere": ([1.043, -0.7, -2.47, 1, 0, 2.1, -1, 0], (0.3, 0.9), None),
+    "transcritical": ([0, 0, 0, 1, 0, -1, 0, 0], (0.3, 0.1), None),
+    "crossing": ([0, 0, 0, 0, -1, 1, 0, 0], (0.4, 0.1), None),
+    "isola": ([0, 0, 0, 0, 1, 1, 0, 0], (0.3, 0.1), None),
+    "isola elsewhere": ([1.7, -2.2, -1.4, 0, 1, 1, 0, 0], (0.6, 0.9), None),
+    "cusp": ([0, -1, 0, 0, 0, 0, 1, 0], (0.3, 0.1), None),
+    "cusp elsewhere": ([0.657, -1, 1.47, 0, 0, -2.1, 1, 0], (0.8, 0.9), None),
+    "at infinity": ([0, -1, 0, 0, 0, 0, 0, 1.3], (0.3, 0.1), None),
+    "none at all": ([0, -1, 1, 0, 0, 0, 1, 0], (0.3, 0.1), None),
+    "parabola": ([-0.7, 1, 0, 0, 0, 1, 0, 0], (0.3, 0.5), (0.0, 0.7)),
+    "circle": ([-1, 0, 0, 0, 1, 1, 0, 0], (0.2, 0.8), (0.0, 1.0)),
+    "small circle": ([-1e-10, 0, 0, 0, 1, 1, 0, 0], (2e-6, 8e-6), (0.0, 1e-5)),
+    "cubic": ([0, -1, -3, 0, 0, 0, 1, 0], (-0.8, 1.5), (-1.0, 2.0)),
+    "exponential": ([0, -1, 1, 0, 0, 0, 0, 1], (0.2, 0.8), (0.0, 1.0)),
+}
+
+
+SINGULAR = ("pitchfork", "transcritical", "crossing", "isola", "cusp")
+
+
+def test_a_fold_is_a_simple_one_in_any_units():
+    units = jnp.asarray(
+        [(1, 1, 1), (1e8, 1e-8, 1e8), (1e-8, 1e8, 1e-8), (1, 1e8, 1), (1, 1e-8, 1)]
+    )
+    c = jnp.asarray([c for c, *_ in FOLDS.values()])
+    guesses = jnp.asarray([guess for _, guess, _ in FOLDS.values()])
+
+    def lane(c, guess, units):
+        y, p = guess * units[1:]
+        newton = ix.Newton(rtol=1e-12, atol=0.0)
+        return ix.fold(polynomial, y, p, (c, units), solver=newton, on_failure="ignore")
+
+    inner = jax.vmap(lane, in_axes=(None, None, 0))
+    found = jax.jit(jax.vmap(inner, in_axes=(0, 0, None)))(c, guesses, units)
+    converged = np.asarray(found.status == ix.Status.converged)
+    degenerate = np.asarray(found.status == ix.Status.degenerate)
+    y, p, _ = found.value
+    places = np.stack([y / units[None, :, 1], p / units[None, :, 2]], axis=-1)
+    for k, (name, (_, _, fold)) in enumerate(FOLDS.items()):
+        if fold is None:
+            assert not converged[k].any(), name
+        else:
+            assert converged[k].all(), name
+            error = np.abs(places[k] - np.asarray(fold)) / np.max(np.abs(fold))
+            assert np.max(error) <= 1e-12, name
+    # Newton's method gets to the singular ones, and then it is said what they are.
+    singular = [k for k, name in enumerate(FOLDS) if name.split()[0] in SINGULAR]
+    assert np.mean(degenerate[singular]) >= 0.9
+
+
 def test_where_folds_meet_there_is_none():
     """At `a = 0` the folds of the cusp are one: the system is singular there."""
-    limit = lambda a: ix.fold(cusp, 0.0, 0.0, a, on_failure="ignore").value[1]
+    limit = lambda a: ix.fold(cusp, 0.4, 0.1, a).value[1]
+    with pytest.raises(ix.ConvergenceError, match="degenerate"):
+        limit(0.0)
     value, slope = jax.jit(jax.value_and_grad(limit))(0.0)
-    assert value == 0.0
+    assert jnp.isnan(value)
     assert jnp.isnan(slope)
+
+
+def hidden(y, p, a):
+    """Three branches side by side, at distances `gap`, in `x0`; `x1` follows. Mixed
+    by a rotation, and in units of their own."""
+    gap, units = a
+    x = y / units[:2]
+    apart = x[0] - jnp.sin(20 * p) - gap * jnp.arange(3.0)
+    equations = jnp.stack([jnp.prod(apart), x[1] - jnp.sin(3 * p) - x[0] ** 2])
+    mixing = jnp.asarray([[0.8, -0.6], [0.6, 0.8]])
+    return (mixing @ equations) * units[2:]
+
+
+def test_neighbouring_branches_are_not_mistaken():
+    gaps = jnp.asarray([0.1, 0.1, 0.1, 0.03, 0.3, 0.1])
+    rungs = jnp.asarray([0.0, 1.0, 2.0, 0.0, 1.0, 1.0])
+    units = jnp.ones((6, 4)).at[5].set(jnp.asarray([1e6, 1e-8, 1e-8, 1e6]))
+
+    @jax.jit
+    @jax.vmap
+    def lanes(gap, rung, units):
+        x = rung * gap
+        y0 = jnp.stack([x, x**2]) * units[:2]
+        branch = ix.continuation(hidden, y0, 0.0, 1.0, (gap, units), max_points=400)
+        return branch, branch.value[branch.count - 1] / units[:2]
+
+    branch, end = lanes(gaps, rungs, units)
+    assert bool((branch.status == ix.BranchStatus.reached_stop).all())
+    x = np.sin(20.0) + rungs * gaps
+    assert relative_error(end, np.stack([x, np.sin(3.0) + x**2], axis=1)) <= 1e-10
+    # As few points as the bends ask for, where the neighbours are not near.
+    assert int(branch.count[4]) <= 100
+
+
+def test_branches_that_nearly_cross():
+    """`y^2 - p^2 = a`: hyperbolas that turn away from each other, and two lines."""
+    a = jnp.asarray([1e-3, 1e-6, 1e-9, -1e-3, -1e-9, 0.0])
+
+    @jax.jit
+    @jax.vmap
+    def lanes(a):
+        y0 = -jnp.sqrt(1 + a)
+        return ix.continuation(lambda y, p, a: y**2 - p**2 - a, y0, -1.0, 1.0, a)
+
+    branch = lanes(a)
+    status, last = branch.status, branch.count - 1
+    end = jax.vmap(lambda value, last: value[last])(branch.value, last)
+    reached = (status == ix.BranchStatus.reached_stop).tolist()
+    assert reached == [True, True, True, False, False, False]
+    back = (status == ix.BranchStatus.turned_back).tolist()
+    assert back == [False, False, False, True, True, False]
+    assert (status == ix.BranchStatus.lost).tolist() == [False] * 5 + [True]
+    assert relative_error(end[:3], -np.sqrt(1 + a[:3])) <= 1e-14
+    assert relative_error(end[3:5], np.sqrt(1 + a[3:5])) <= 1e-14
+    assert "branches" in ix.BranchStatus[ix.BranchStatus.lost]
+    assert abs(float(end[5])) <= 1e-5
 
 
 def test_bad_input():

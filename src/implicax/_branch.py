@@ -18,8 +18,9 @@ class BranchStatus(eqx.Enumeration):
         "All of max_points were spent before the branch came to an end."
     )
     lost = (
-        "No further point was found, however short the step: the branch folds (if "
-        "method='natural'), branches, ends, or its function is not smooth there."
+        "No further point of this branch was found, however short the step: it folds "
+        "(if method='natural'), branches (another crosses it), ends, or its function "
+        "is not smooth there."
     )
     no_start = "No regular solution was found at the start."
 
@@ -78,8 +79,9 @@ class BranchError(SolveError):
             "start closer to a solution, or at another parameter: where dF/dy is "
             "singular there is no direction to start in"
             if bool(branch.status == BranchStatus.no_start)
-            else "method='arclength' passes folds; a shorter step passes sharp bends; "
-            "ix.fold locates the fold near branch.value[branch.count - 1]"
+            else "method='arclength' passes folds, and ix.fold locates the one near "
+            "branch.value[branch.count - 1]; beyond a point where branches cross, "
+            "start again on the one that is wanted"
         )
         super().__init__(
             f"{BranchStatus[branch.status]}\n{branch!r}\n  What to try: {advice}.\n"

@@ -45,10 +45,12 @@ def continuation(
     """Follow the solutions of `fn(y, parameter, args) = 0` from `start` to `stop`.
 
     The solution at `start` is corrected first. From there the branch is followed along
-    its tangent, with steps as long as its bends allow. It ends where the parameter is
-    `stop`, exactly, or where it has turned back to `start`, or after `max_points`. Each
-    point is differentiable in `args`, at its own parameter (and the last one in `stop`,
-    where that was reached), by the implicit function theorem.
+    its tangent, with steps as long as its bends, and other branches near it, allow: a
+    step that might have led to another branch is refused and halved. It ends where the
+    parameter is `stop`, exactly, or where it has turned back to `start`, or after
+    `max_points`; and it is `lost` where another branch crosses it. Each point is
+    differentiable in `args`, at its own parameter (and the last one in `stop`, where
+    that was reached), by the implicit function theorem.
 
     **Arguments:**
 
@@ -60,7 +62,8 @@ def continuation(
     - `method`: `"arclength"` goes round folds, where the branch turns and `dF/dy` is
       singular (pseudo-arclength; Keller 1977). `"natural"` only ever steps ahead in the
       parameter: it ends before a fold, with the status `lost`.
-    - `step`: the longest step, as a fraction of the range (and of the size of `y`).
+    - `step`: the longest step, as a fraction of the range (and of the size of `y`, each
+      unknown by itself).
     - `max_points`: how many points there is room for.
     - `back_to`: how far a branch that turns is followed back; `None` means to `start`.
     - `solver`: what corrects `y0`, as in [`implicax.root`][]; `None` means
@@ -147,35 +150,44 @@ def _follow(
     constants, (start, args) = inputs
     stop, back_to, step = ends
     u0, unravel = _tree.ravel(v0)
-    n, span = u0.size, stop - start
+    span = stop - start
 
     def residual(u: Array, fraction: Array) -> Array:
         parameter = start + fraction * span
         output = conditions.residual(unravel(u), (constants, (parameter, args)))
         return _tree.ravel(output)[0]
 
-    # The direction at the start, for a unit of length in which unknown and parameter
-    # move about as fast.
     zero = jnp.zeros((), u0.dtype)
     jacobian = jax.jacfwd(residual)(u0, zero)
     force, push = jax.jvp(lambda t: residual(u0, t), (zero,), (jnp.ones_like(zero),))
+    inverse = jnp.linalg.inv(jacobian)
     # One more correction, to the last digits, comes with it.
-    both = -jnp.linalg.solve(jacobian, jnp.stack([force, push], axis=1))
-    u0, slope = u0 + both[:, 0], both[:, 1]
-    unit = jnp.linalg.norm(u0) + jnp.linalg.norm(slope)
-    unit = jnp.where(unit > 0, unit, jnp.sqrt(jnp.asarray(n, u0.dtype)))
+    u0, slope = u0 - inverse @ force, -(inverse @ push)
+    unit = _units(u0, slope, jacobian, inverse, push)
 
     def curve(z: Array) -> Array:
         return residual(z[:-1] * unit, z[-1])
 
-    direction = jnp.append(slope / unit, jnp.ones((), u0.dtype))
-    direction = direction / jnp.linalg.norm(direction)
     first = jnp.append(u0 / unit, zero)
     first = jnp.where(solved, first, jnp.nan)
     lowest = (back_to - start) / span
-    trace = follow(curve, first, direction, lowest, step, max_points, natural)
-    rows = jax.vmap(unravel)(trace.points[:, :-1] * unit)
+    trace = follow(curve, first, lowest, step, max_points, natural)
+    rows = jax.vmap(lambda z: unravel(z[:-1] * unit))(trace.points)
     return trace, rows, start + trace.points[:, -1] * span
+
+
+def _units(
+    u: Array, slope: Array, jacobian: Array, inverse: Array, push: Array
+) -> Float[Array, " n"]:
+    """For each unknown a unit of length: its size and how far it moves along the range.
+
+    Where both are rounding errors it is what they are rounding errors of: a fraction
+    `sqrt(eps)` of `|J^-1| (|J| |u| + |dF/dp|)`, what the terms of the solution come to
+    before they cancel (Skeel 1979). Units of equations and unknowns drop out.
+    """
+    terms = jnp.abs(inverse) @ (jnp.abs(jacobian) @ jnp.abs(u) + jnp.abs(push))
+    unit = jnp.abs(u) + jnp.abs(slope) + jnp.finfo(u.dtype).eps ** 0.5 * terms
+    return jnp.where(unit > 0, unit, 1)
 
 
 def _attach(

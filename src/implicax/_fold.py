@@ -11,14 +11,23 @@ from jaxtyping import Array, PyTree
 from . import _tree
 from ._checks import check_unknown, match
 from ._close import close
-from ._conclude import OnFailure, stop_gradient
+from ._componentwise import eps
+from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import Conditions
-from ._lu import DENSE_LIMIT
+from ._derivative import Implicit
+from ._iterate import Outcome
+from ._lu import DENSE_LIMIT, factorise
 from ._problem import Root
-from ._solution import Solution
-from ._solve import root
+from ._run import check_solver, run, says
+from ._solution import Solution, Status
 from ._tree import Vector
-from .solvers import Newton
+from .solvers import AbstractSolver, Newton
+
+#: Points at which rounding errors are sampled (Moré & Wild 2011 take about as many).
+SAMPLES = 5
+#: So many times further away than these Newton's method starts; and what it must have
+#: come back to after two steps: 1/8 is what linear convergence by 1/2 leaves.
+CLEAR, RETURNED = 256, 1 / 64
 
 
 def fold(
@@ -40,15 +49,16 @@ def fold(
 
     for `y`, `p` and the null vector `v` together (Moore & Spence 1980). This system is
     regular at a simple fold, although `F` alone is not: so the fold, unlike the branch
-    at it, has a derivative in `args`. Where folds meet (a cusp) or branches cross it is
-    singular too, and the status says so.
+    at it, has a derivative in `args`. Where folds meet (a cusp), branches cross, or a
+    closed branch shrinks to a point, it is singular too: there is no such derivative,
+    and the status is `degenerate`.
 
     **Arguments:** as [`implicax.root`][], with these differences:
 
     - `fn`: takes `(y, parameter, args)`.
     - `y0`, `parameter0`: a guess, best a point of a [`implicax.Branch`][] next to its
-      fold. `y0` holds real numbers, up to 2047 of them. The right singular vector of
-      `dF/dy` there with the smallest singular value is `c`, and the first `v`.
+      fold. `y0` holds real numbers, up to 2047 of them. The first `v`, of unit length,
+      is the direction of the branch there, and `c` goes with it.
     - `solver`: `None` means [`implicax.Newton`][].
 
     **Returns:** a [`implicax.Solution`][] whose `value` is `(y, parameter, v)`.
@@ -87,10 +97,12 @@ def fold(
     if jnp.ndim(parameter0) or jnp.iscomplexobj(parameter0):
         raise TypeError(f"parameter0 must be a single real number, not {parameter0!r}.")
     parameter0 = jnp.asarray(parameter0, _tree.working_dtype(y0))
-    problem = Root(lambda y, both: fn(y, *both))
-    closed = close(problem, y0, (parameter0, args))
-    v0 = _null_vector(closed.conditions, *stop_gradient((closed.v0, closed.inputs)))
-    v0 = closed.view.from_real(v0)
+    check_call(Implicit(), on_failure)
+    solver = Newton() if solver is None else solver
+    check_solver(solver, max_steps)
+    closed = close(Root(lambda y, both: fn(y, *both)), y0, (parameter0, args))
+    frozen = stop_gradient((closed.v0, closed.inputs))
+    null, normal = map(closed.view.from_real, _null_vector(closed.conditions, *frozen))
 
     def extended(unknown: tuple, both: tuple) -> tuple:
         (y, p, v), (c, args) = unknown, both
@@ -101,24 +113,120 @@ def fold(
         )
         return residual, _tree.dot(c, v).astype(p.dtype) - 1, along
 
-    return root(
-        extended,
-        (y0, parameter0, v0),
-        (v0, args),
-        solver=Newton() if solver is None else solver,
-        max_steps=max_steps,
-        on_failure=on_failure,
+    problem = Root(extended)
+    closed = close(problem, (y0, parameter0, null), (normal, args))
+    v0, solver, inputs = stop_gradient((closed.v0, solver, closed.inputs))
+    outcome = run(closed.conditions, solver, v0, inputs, int(max_steps), False, None)
+    status = _verdict(closed.conditions, outcome.y, v0, inputs, outcome.status)
+    outcome = Outcome(outcome.y, status, outcome.stats, outcome.inverse)
+    own = solver if isinstance(solver, AbstractSolver) else None
+    name = type(solver).__name__
+    return conclude(
+        problem,
+        closed,
+        own,
+        Implicit(),
+        outcome,
+        on_failure,
+        name,
+        says(solver, outcome),
     )
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _null_vector(conditions: Conditions, v: Vector, inputs: PyTree[Array]) -> Vector:
-    """Of unit length, with its largest component positive."""
-    flat, unravel = _tree.ravel(v)
+def _null_vector(
+    conditions: Conditions, y: Vector, inputs: PyTree[Array]
+) -> tuple[Vector, Vector]:
+    """`v`, of unit length, and `c` with `c . v = 1`.
+
+    `v` is how `y` moves along the branch, which at a fold is the null vector: the last
+    right singular vector of `[dF/dy, dF/dp]`, without its end. Columns and rows are
+    scaled to a largest entry of one first, and `c` lives on the scaled ones, so that
+    units do not matter.
+    """
+    flat, unravel = _tree.ravel(y)
+    constants, (parameter, args) = inputs
+
+    def residual(z: Array) -> Array:
+        at = constants, (z[-1].astype(parameter.dtype), args)
+        return _tree.ravel(conditions.residual(unravel(z[:-1]), at))[0]
+
+    matrix = jax.jacfwd(residual)(jnp.append(flat, parameter))
+    columns = _unit_or_one(_tree.maximum(jnp.abs(matrix), axis=0))
+    matrix = matrix / columns[None, :]
+    rows = _unit_or_one(_tree.maximum(jnp.abs(matrix), axis=1))
+    _, _, singular = jnp.linalg.svd(matrix / rows[:, None])
+    scaled = singular[-1, :-1]
+    v, c = scaled / columns[:-1], scaled * columns[:-1]
+    length = jnp.linalg.norm(v) * jnp.sign(v[jnp.argmax(jnp.abs(v))])
+    return unravel(v / length), unravel(c * length / jnp.dot(scaled, scaled))
+
+
+def _unit_or_one(x: Array) -> Array:
+    return jnp.where(x > 0, x, 1)
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _verdict(
+    conditions: Conditions,
+    z: Vector,
+    z0: Vector,
+    inputs: PyTree[Array],
+    status: Status,
+) -> Status:
+    """`degenerate` in place of `converged` where the fold is not a simple one.
+
+    With `v` and `w` the null vectors of `dF/dy` and of its transpose, it is simple if
+    `w . dF/dp` and `w . F_yy[v, v]` differ from zero; just there the extended system is
+    regular (Moore & Spence 1980). In floating point neither is ever zero, and how small
+    is small depends on units. What does not depend on them is how Newton's method
+    behaves: it converges quadratically to a regular solution and at best linearly, by a
+    factor of 1/2 a step, towards a singular one (Decker, Keller & Kelley 1983). So it
+    is started next to the solution, and must have come back after two steps.
+    """
+    flat, unravel = _tree.ravel(z)
 
     def residual(u: Array) -> Array:
         return _tree.ravel(conditions.residual(unravel(u), inputs))[0]
 
-    _, _, rows = jnp.linalg.svd(jax.jacfwd(residual)(flat))
-    null = rows[-1]
-    return unravel(null * jnp.sign(null[jnp.argmax(jnp.abs(null))]))
+    def newton(u: Array, _: None) -> tuple[Array, Array]:
+        step = -factorise(jax.jacfwd(residual)(u)).solve(residual(u), False)
+        return u + step, jnp.abs(step)
+
+    matrix = jax.jacfwd(residual)(flat)
+    singular = factorise(matrix).singular
+    inverse = jnp.linalg.inv(matrix)
+    flat = flat - inverse @ residual(flat)
+    # How well the solution is determined: by its rounding errors ...
+    unit = _rounding_units(z)
+    shape = (SAMPLES, flat.size)
+    random = jax.random.uniform(jax.random.key(0), shape, flat.dtype, -1, 1)
+    random = random + jnp.sign(random)
+    nudges = 2 * random.at[0].set(0)
+
+    def correction(nudge: Array) -> Array:
+        return jnp.abs(inverse @ residual(flat * (1 + unit * nudge)))
+
+    noise = _tree.maximum(jax.vmap(correction)(nudges), axis=0)
+    terms = jnp.abs(inverse) @ (jnp.abs(matrix) @ jnp.abs(flat))
+    noise = jnp.maximum(noise, 4 * unit * terms)
+    # ... and how far from it Newton's method is to start, which must be near.
+    reach = jnp.maximum(jnp.abs(flat), jnp.abs(_tree.ravel(z0)[0]))
+    reach = jnp.maximum(reach, unit**0.5 * terms)
+    distance = jnp.maximum(unit**0.5 * reach, CLEAR * noise)
+    returns = (distance <= reach).all()
+    for direction in (random[1], random[2]):
+        _, steps = jax.lax.scan(newton, flat + distance * direction, length=3)
+        far = jnp.maximum(distance, jnp.maximum(steps[0], steps[1]))
+        returns = returns & (steps[2] <= RETURNED * far).all()
+    converged = status == Status.converged
+    # Where it stopped at a singular Jacobian: that of the extended system (`dF/dy`
+    # itself is singular at any fold).
+    degenerate = converged & ~returns | singular | (status == Status.singular)
+    return Status.where(degenerate, Status.degenerate, status)
+
+
+def _rounding_units(z: Vector) -> Array:
+    """Of each unknown, that of its leaf."""
+    flat = jax.tree.map(lambda x: jnp.full_like(x, eps(x)), z)
+    return _tree.ravel(flat)[0]

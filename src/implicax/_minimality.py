@@ -432,7 +432,7 @@ def examine(
         jnp.zeros((), jnp.int32),
         jnp.ones((), bool),
     )
-    last = jax.lax.while_loop(lambda look: look.going, look, entry)
+    last = _tree.while_loop(lambda look: look.going, look, entry)
     done = last.small | last.floor
     status = Status.where(done, Status.converged, Status.stagnated)
     status = Status.where(done & ~last.isolated, Status.degenerate, status)

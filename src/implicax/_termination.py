@@ -295,13 +295,15 @@ def equation_sizes(system: System, y: Vector, residual: Vector) -> Vector:
 
         return treedef.unflatten(map(signed, leaves, starts))
 
-    def larger(bit: Array, largest: Vector) -> Vector:
+    def larger(carry: tuple[Array, Vector]) -> tuple[Array, Vector]:
+        bit, largest = carry
         changes = componentwise.sizes(push(pattern(bit)))
-        return jax.tree.map(jnp.maximum, largest, changes)
+        return bit + 1, jax.tree.map(jnp.maximum, largest, changes)
 
     # (The bit above the highest one gives equal signs.)
-    bits = _tree.size(y).bit_length() + 1
-    return jax.lax.fori_loop(0, bits, larger, _tree.zeros_like(residual))
+    bits = _tree.size(y).bit_length()
+    first = jnp.zeros((), jnp.int32), _tree.zeros_like(residual)
+    return _tree.while_loop(lambda carry: carry[0] <= bits, larger, first)[1]
 
 
 def examinable(system: System, y: Vector, forms_jacobian: bool) -> bool:
