@@ -39,7 +39,7 @@ class CertifiedGradient(eqx.Module):
     error bar did not come down to what was asked for."""
     certificate: Certificate
     """Its error bar, and the rest of the evidence."""
-    solution: Solution
+    solution: Solution[Any]
     """The solution it was evaluated at; `stats` add up all rounds."""
     met: Bool[Array, ""]
     """Whether the error bar is below what was asked for."""

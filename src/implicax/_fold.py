@@ -30,7 +30,7 @@ def fold(
     solver: Any = None,
     max_steps: int = 256,
     on_failure: OnFailure = "raise",
-) -> Solution:
+) -> Solution[Any]:
     """The fold of `fn(y, parameter, args) = 0` near `(y0, parameter0)`.
 
     At a fold `dF/dy` is singular, and the parameter has an extreme value: the limit

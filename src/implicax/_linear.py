@@ -65,7 +65,7 @@ def linear_solver(choice: Any) -> Any:
     raise ValueError(
         "linear_solver must be 'auto', ix.MinimumNorm(), a lineax.AbstractLinearSolver "
         "(an instance), or a function solve(matvec, b) of flat vectors, not "
-        f"{choice!r}."
+        f"{choice!r}. (Tolerances go by name: ix.Newton(rtol=1e-8, atol=1e-8).)"
     )
 
 
