@@ -40,6 +40,16 @@ def call(fn: Callable[..., Any], y: Any, args: Any, name: str = "fn") -> Any:
         if mistake is None:
             raise
         raise TypeError(f"{mistake}. It says: {error}") from error
+    except Exception as error:
+        # Flax NNX' own, which need not be installed.
+        if type(error).__name__ != "TraceContextError":
+            raise
+        raise TypeError(
+            f"{name} changes a state as it runs, and it must be a pure function: it is "
+            "traced, and called as often as the solver likes. With Flax NNX (BatchNorm, "
+            "Dropout) split the module outside, graph, state = nnx.split(module), and "
+            f"use nnx.merge(graph, state) in {name}. It says: {error}"
+        ) from error
 
 
 def _mistake(
