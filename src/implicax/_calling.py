@@ -46,8 +46,8 @@ def call(fn: Callable[..., Any], y: Any, args: Any, name: str = "fn") -> Any:
             raise
         raise TypeError(
             f"{name} changes a state as it runs, and it must be a pure function: it is "
-            "traced, and called as often as the solver likes. With Flax NNX (BatchNorm, "
-            "Dropout) split the module outside, graph, state = nnx.split(module), and "
+            "traced, and called as often as the solver likes. With Flax NNX (BatchNorm,"
+            " Dropout) split the module outside, graph, state = nnx.split(module), and "
             f"use nnx.merge(graph, state) in {name}. It says: {error}"
         ) from error
 
