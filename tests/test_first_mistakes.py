@@ -8,6 +8,7 @@ import re
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import lineax as lx
 import numpy as np
 import optimistix as optx
 import pytest
@@ -360,6 +361,28 @@ def test_a_residual_of_real_equations_for_a_complex_unknown():
         found, slope = jax.jvp(value, (0.3 + 0.1j,), (direction,))
         expected = jax.jvp(alike, (0.3 + 0.1j,), (direction,))
         np.testing.assert_allclose((found, slope), expected, rtol=1e-11)
+
+
+def test_naming_a_solver_of_definite_systems_says_that_the_jacobian_is_one():
+    """The gradient of `sum(y)` is `J^-T 1`: that of LU. Where it is not definite, NaN."""
+    definite = jnp.array([[4.0, 1.0], [1.0, 3.0]])
+    turned = jnp.array([[1.0, 5.0], [-5.0, 1.0]])
+
+    def gradient(solver):
+        def value(a, matrix):
+            fn = lambda y, a: matrix @ y + y**3 - a
+            by = {"derivative": ix.Implicit(linear_solver=solver)}
+            return jnp.sum(ix.root(fn, jnp.zeros(2), a, solver=ix.Newton(), **by).value)
+
+        both = jnp.stack([definite, turned])
+        slope = jax.jit(jax.vmap(jax.grad(value), (None, 0)))
+        return slope(jnp.array([1.0, 2.0]), both)
+
+    exact = gradient(lx.LU())
+    for solver in (lx.CG(rtol=1e-12, atol=1e-12), lx.Cholesky()):
+        found = gradient(solver)
+        np.testing.assert_allclose(found[0], exact[0], rtol=1e-9)
+        assert jnp.isnan(found[1]).all()
 
 
 def test_the_version_is_the_packages():

@@ -15,8 +15,8 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 _TOLERANCE = (
-    "a tolerance belongs to the solver: solver=ix.{solver}(rtol=1e-8), and atol= where "
-    "it is to be absolute"
+    "a tolerance belongs to the solver: solver=ix.{solver}(rtol=1e-8), and atol= in "
+    "units of fn"
 )
 _STEPS = "the bound on the solver's steps is max_steps="
 _DERIVATIVE_OF_FN = (
