@@ -143,6 +143,18 @@ def test_keywords_of_other_libraries(solve, words, remedy):
         )
 
 
+def test_keywords_of_the_certificates_and_of_branches():
+    both = (ix.Root(squared), 1.0, 2.0)
+    wanted = "certified_gradient has no tol=: .* gradient_rtol="
+    refuses(TypeError, wanted, ix.certified_gradient, squared, *both, tol=1e-6)
+    refuses(TypeError, "certify has no solver=", ix.certify, squared, *both, solver=1)
+    fit = (ix.LeastSquares(squared), jnp.ones(2), 1.0)
+    refuses(TypeError, r"\(model - data\) / sigma", ix.covariance, *fit, sigma=1.0)
+    for follow in (ix.continuation, ix.fold):
+        refuses(TypeError, r"ix.Newton\(rtol=", follow, squared, 1.0, 0.0, tol=1e-8)
+    refuses(TypeError, r"loss takes \(y, args\)", ix.certify, lambda y: y, *both)
+
+
 def test_a_loss_is_for_fits():
     refuses(
         TypeError, "ix.least_squares", ix.minimize, squared, 1.0, loss=ix.Huber(1.0)
@@ -364,7 +376,7 @@ def test_a_residual_of_real_equations_for_a_complex_unknown():
 
 
 def test_naming_a_solver_of_definite_systems_says_that_the_jacobian_is_one():
-    """The gradient of `sum(y)` is `J^-T 1`: that of LU. Where it is not definite, NaN."""
+    """The gradient of `sum(y)` is `J^-T 1`, as by LU; NaN where that is indefinite."""
     definite = jnp.array([[4.0, 1.0], [1.0, 3.0]])
     turned = jnp.array([[1.0, 5.0], [-5.0, 1.0]])
 

@@ -16,6 +16,7 @@ from ._conclude import OnFailure, check_call
 from ._conditions import Stationarity
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
+from ._keywords import explained
 from ._problem import AbstractProblem
 from ._run import check_solver
 from ._solution import ConvergenceError, Solution, Status
@@ -79,6 +80,7 @@ class _Round(eqx.Module):
     met: Bool[Array, ""]
 
 
+@explained
 def certified_gradient(
     loss: Callable[[Any, Any], Array],
     problem: AbstractProblem,

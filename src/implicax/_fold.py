@@ -13,6 +13,7 @@ from ._checks import check_unknown, match
 from ._close import close
 from ._conclude import OnFailure, stop_gradient
 from ._conditions import Conditions
+from ._keywords import explained
 from ._lu import DENSE_LIMIT
 from ._problem import Root
 from ._solution import Solution
@@ -21,6 +22,7 @@ from ._tree import Vector
 from .solvers import Newton
 
 
+@explained
 def fold(
     fn: Callable[[Any, Any, Any], Any],
     y0: PyTree,

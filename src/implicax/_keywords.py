@@ -129,6 +129,8 @@ def explained(entry: Callable[_P, _R]) -> Callable[_P, _R]:
 
 def _unknown(name: str, word: str, known: set[str]) -> str:
     say = SAYINGS.get(word)
+    if say == _TOLERANCE and "gradient_rtol" in known:
+        say = "how right the gradient is to be is gradient_rtol="
     if say is None:
         close = difflib.get_close_matches(word, known, 1)
         meant = f"did you mean {close[0]}=? " if close else ""

@@ -47,7 +47,7 @@ TINY = 8
 POSITIVE = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})
 #: Who names one of these says that it is so of their Jacobian too. (Where it is not,
 #: the residual of the linear solve shows.)
-FOR_POSITIVE = lx.CG | lx.Cholesky
+FOR_POSITIVE: Any = lx.CG | lx.Cholesky
 
 
 class Auto(eqx.Module):
