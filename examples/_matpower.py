@@ -11,42 +11,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: Where PGLib-OPF is looked for: beside the repository.
-PGLIB = pathlib.Path(__file__).parents[2] / "shared" / "data" / "pglib"
-
-#: Three machines and nine buses; Anderson & Fouad, *Power System Control and
-#: Stability*, figure 2.18, with the numbering of Chow, *Time-Scale Modeling of Dynamic
-#: Networks* (1982), page 70. The slack bus's 67 MW balance the load but for losses.
-NINE_BUSES = """
-mpc.baseMVA = 100;
-mpc.bus = [
-    1 3   0  0 0 0;
-    2 2   0  0 0 0;
-    3 2   0  0 0 0;
-    4 1   0  0 0 0;
-    5 1  90 30 0 0;
-    6 1   0  0 0 0;
-    7 1 100 35 0 0;
-    8 1   0  0 0 0;
-    9 1 125 50 0 0;
-];
-mpc.gen = [
-    1  67 0 0 0 1.040 100 1;
-    2 163 0 0 0 1.025 100 1;
-    3  85 0 0 0 1.025 100 1;
-];
-mpc.branch = [
-    1 4 0      0.0576 0     0 0 0 0 0 1;
-    4 5 0.017  0.092  0.158 0 0 0 0 0 1;
-    5 6 0.039  0.17   0.358 0 0 0 0 0 1;
-    3 6 0      0.0586 0     0 0 0 0 0 1;
-    6 7 0.0119 0.1008 0.209 0 0 0 0 0 1;
-    7 8 0.0085 0.072  0.149 0 0 0 0 0 1;
-    8 2 0      0.0625 0     0 0 0 0 0 1;
-    8 9 0.032  0.161  0.306 0 0 0 0 0 1;
-    9 4 0.01   0.085  0.176 0 0 0 0 0 1;
-];
-"""
+#: The grid that comes with the example; its header says where it is from.
+CASE_118 = pathlib.Path(__file__).parent / "case118.m"
 
 
 class Grid(NamedTuple):
@@ -71,15 +37,8 @@ class Grid(NamedTuple):
 
 
 def read_grid(path: pathlib.Path | None = None) -> Grid:
-    """The grid in the MATPOWER file at `path`.
-
-    Without a path: PGLib's case of 118 buses, or nine buses from a textbook where
-    PGLib is not beside the repository.
-    """
-    if path is None:
-        path = PGLIB / "pglib_opf_case118_ieee.m"
-        if not path.exists():
-            return parse("nine buses (no PGLib-OPF beside the repository)", NINE_BUSES)
+    """The grid in the MATPOWER file at `path`; without one, the case of 118 buses."""
+    path = CASE_118 if path is None else path
     return parse(path.stem, path.read_text())
 
 

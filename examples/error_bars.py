@@ -2,7 +2,11 @@
 
 The solution of `z = tanh(W z + x)` is approached by plain iteration, written here by
 hand: `ix.certify` needs the equation and a value, not the solver that found it.
+
+Usage: `python examples/error_bars.py [--picture error_bars.png]`.
 """
+
+import argparse
 
 import jax
 import jax.numpy as jnp
@@ -41,13 +45,30 @@ def distance(gradient, reference):
 certify = jax.jit(lambda z, a: ix.certify(loss, problem, z, a))
 exact = jax.grad(solved)(args)
 
-print(" k   true error   predicted   error of the corrected gradient")
+rows = []
 z = jnp.zeros(n)
 for k in range(1, 13):
     z = problem.fn(z, args)
-    if k % 3 == 0:
-        c = certify(z, args)
-        true = distance(c.gradient, exact)
-        corrected = distance(c.corrected_gradient, exact)
-        print(f"{k:2}   {true:10.2e}   {c.relative_gradient_error:9.2e}"
-              f"   {corrected:.1e}")  # fmt: skip
+    c = certify(z, args)
+    true = distance(c.gradient, exact)
+    corrected = distance(c.corrected_gradient, exact)
+    rows.append((k, true, float(c.relative_gradient_error), corrected))
+
+print(" k   true error   predicted   error of the corrected gradient")
+for k, true, predicted, corrected in rows[2::3]:
+    print(f"{k:2}   {true:10.2e}   {predicted:9.2e}   {corrected:.1e}")
+
+parser = argparse.ArgumentParser()
+parser.add_argument("--picture")
+picture = parser.parse_args().picture
+if picture is not None:
+    import matplotlib.pyplot as plt
+
+    k, true, predicted, corrected = map(list, zip(*rows, strict=True))
+    figure, axes = plt.subplots(figsize=(6, 3.2), layout="constrained")
+    axes.semilogy(k, true, color="C3", label="true error of the gradient")
+    axes.semilogy(k, predicted, "o", color="C3", mfc="none", label="the error bar")
+    axes.semilogy(k, corrected, color="C0", label="error of the corrected gradient")
+    axes.set(xlabel="iterations when it was stopped", ylabel="relative error")
+    axes.legend()
+    figure.savefig(picture, dpi=100)

@@ -1,7 +1,7 @@
 """The voltages of an electric grid, what they depend on, and the load they break at.
 
 Usage: `python examples/power_flow.py [case.m] [--picture power_flow.png]`. Without a
-file, PGLib's case of 118 buses (nine buses where PGLib is not beside the repository).
+file, the IEEE case of 118 buses, `case118.m` beside this script.
 """
 
 import argparse

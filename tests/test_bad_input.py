@@ -62,16 +62,38 @@ def test_integer_y0_is_refused_inside_jit_too():
     refuses(TypeError, "int", solve, jnp.asarray(1))
 
 
+UNLIKE_THE_UNKNOWN = [
+    (1.0, lambda y, a: (y, y), TypeError, "has_aux=True"),
+    (1.0, lambda y, a: None, TypeError, "Is a `return` missing"),
+    (jnp.ones(2), lambda y, a: y[:1], ValueError, r"shape \(2,\).*shape \(1,\)"),
+    (jnp.ones(2), lambda y, a: jnp.sum(y), ValueError, r"shape \(\)"),
+    (
+        jnp.ones(2, "float32"),
+        lambda y, a: y.astype("float64"),
+        TypeError,
+        "dtype float32.*float64.*one precision",
+    ),
+    (1.0, lambda y, a: jnp.asarray(y > 0), TypeError, "returned bool"),
+    (1.0, lambda y, a: y.astype(int), TypeError, "returned int"),
+    (1.0, lambda y, a: y * 1j, TypeError, "complex"),
+    (1j, lambda y, a: jnp.abs(y), TypeError, "dtype complex128.*float64"),
+    (1.0, lambda y, a: "one", TypeError, "one|str"),
+]
+
+
+@pytest.mark.parametrize("solve", [ix.root, ix.fixed_point])
+@pytest.mark.parametrize(("y0", "fn", "error", "words"), UNLIKE_THE_UNKNOWN)
+def test_outputs_that_do_not_match_the_unknown(solve, y0, fn, error, words):
+    refuses(error, words, solve, fn, y0)
+
+
 @pytest.mark.parametrize(
     ("y0", "fn", "error", "words"),
     [
         ({"a": 1.0}, lambda y, a: y["a"], TypeError, "structure of y0"),
         ((1.0, 2.0), lambda y, a: list(y), TypeError, "structure of y0"),
         ({"a": 1.0}, lambda y, a: {"b": y["a"]}, TypeError, "structure of y0"),
-        (1.0, lambda y, a: None, TypeError, "structure of y0"),
-        (1.0, lambda y, a: (y, y), TypeError, "has_aux=True"),
-        (jnp.ones(2), lambda y, a: y[:1], ValueError, r"shape \(2,\).*shape \(1,\)"),
-        (jnp.ones(2), lambda y, a: jnp.sum(y), ValueError, r"shape \(\)"),
+        ([1.0, 2.0], lambda y, a: jnp.stack(y), TypeError, r"y0=jnp.array\(\[...\]\)"),
         (1.0, lambda y, a: y[None], ValueError, r"shape \(1,\)"),
         (
             {"a": 1.0, "b": jnp.ones(2)},
@@ -79,21 +101,32 @@ def test_integer_y0_is_refused_inside_jit_too():
             ValueError,
             r"y\['b'\]",
         ),
-        (
-            jnp.ones(2, "float32"),
-            lambda y, a: y.astype("float64"),
-            TypeError,
-            "dtype float32.*float64.*one precision",
-        ),
-        (1.0, lambda y, a: jnp.asarray(y > 0), TypeError, "returned bool"),
-        (1.0, lambda y, a: y.astype(int), TypeError, "returned int"),
-        (1.0, lambda y, a: y * 1j, TypeError, "complex"),
-        (1j, lambda y, a: jnp.abs(y), TypeError, "dtype complex128.*float64"),
     ],
 )
-@pytest.mark.parametrize("solve", [ix.root, ix.fixed_point])
-def test_outputs_that_do_not_match_the_unknown(solve, y0, fn, error, words):
-    refuses(error, words, solve, fn, y0)
+def test_iterates_that_do_not_match_the_unknown(y0, fn, error, words):
+    refuses(error, words, ix.fixed_point, fn, y0)
+
+
+PAIR = {"a": jnp.float64(1.0), "b": jnp.float32(1.0)}
+
+
+@pytest.mark.parametrize(
+    ("y0", "fn", "words"),
+    [
+        (
+            jnp.ones(2),
+            lambda y, a: jnp.stack([y[0], y[1], y[0]]),
+            r"shape \(2,\), 2 in all.*\(3,\), 3 in all.*ix.least_squares",
+        ),
+        (jnp.ones(3), lambda y, a: (y[0], y[1]), "3 in all.*2 in all.*Add equations"),
+        (1j, lambda y, a: (y.real,), "2 in all.*1 in all"),
+        (jnp.ones(2), lambda y, a: y[:1] > 0, "returned bool"),
+        (jnp.ones(2), lambda y, a: y.astype("float32")[:, None], "one precision"),
+        (PAIR, lambda y, a: (y["a"], y["b"]), "in the structure of y0"),
+    ],
+)
+def test_residuals_that_are_not_as_many_as_the_unknowns(y0, fn, words):
+    refuses((TypeError, ValueError), words, ix.root, fn, y0)
 
 
 def test_has_aux_without_a_pair():
@@ -165,7 +198,6 @@ def test_a_function_that_raises_is_not_swallowed():
         raise RuntimeError("the user's own words")
 
     refuses(RuntimeError, "the user's own words", ix.root, fn, 1.0)
-    refuses(TypeError, "positional argument", ix.root, lambda y: y, 1.0)
 
 
 @pytest.mark.parametrize(

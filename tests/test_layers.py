@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from flax import nnx
+from flax import linen, nnx
 
 import implicax as ix
 
@@ -184,3 +184,58 @@ def test_memory_does_not_depend_on_the_number_of_iterations(name):
         return program.memory_analysis().temp_size_in_bytes
 
     assert 0 < temporary(10) == temporary(1000)
+
+
+class Stateful(nnx.Module):
+    """Batch statistics and dropout, both of which change as they are called."""
+
+    def __init__(self, rngs):
+        self.mix = nnx.Linear(WIDTH, WIDTH, rngs=rngs)
+        self.norm = nnx.BatchNorm(WIDTH, rngs=rngs)
+        self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+    def __call__(self, z, x):
+        return jnp.tanh(0.1 * self.drop(self.norm(self.mix(z))) + x)
+
+
+def test_a_cell_with_a_state_is_split_and_merged():
+    x = jnp.linspace(-1, 1, 4 * WIDTH, dtype="float32").reshape(4, WIDTH)
+    layer = Stateful(nnx.Rngs(0))
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        with pytest.raises(TypeError, match=r"pure function.*nnx\.split.*nnx\.merge"):
+            ix.fixed_point(layer, jnp.zeros_like(x), x)
+        graph, state = nnx.split(layer)
+
+        def cell(z, args):
+            state, x = args
+            return nnx.merge(graph, state)(z, x)  # the same mask at each step
+
+        z = ix.fixed_point(cell, jnp.zeros_like(x), (state, x)).value
+        np.testing.assert_allclose(jax.jit(cell)(z, (state, x)), z, atol=1e-4)
+        before = layer.norm.mean[...]
+        np.testing.assert_allclose(layer(z, x), z, atol=1e-4)  # its state moves
+    assert not jnp.allclose(layer.norm.mean[...], before)
+
+
+class Compact(linen.Module):
+    """Linen makes parameters as it is called: outside the cell, then."""
+
+    @linen.compact
+    def __call__(self, x):
+        dense = linen.Dense(WIDTH, param_dtype=jnp.float64, parent=None)
+        params = self.param("cell", dense.init, x)
+
+        def cell(z, args):
+            params, x = args
+            return jnp.tanh(0.1 * dense.apply(params, z) + x)
+
+        return ix.fixed_point(cell, jnp.zeros_like(x), (params, x)).value
+
+
+def test_a_linen_cell_is_applied_to_parameters_made_outside():
+    x = jnp.linspace(-1.0, 1.0, 4 * WIDTH).reshape(4, WIDTH)
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        params = Compact().init(jax.random.key(0), x)
+        z = Compact().apply(params, x)
+        kernel = params["params"]["cell"]["params"]["kernel"]
+    np.testing.assert_allclose(jnp.tanh(0.1 * (z @ kernel) + x), z, atol=1e-10)

@@ -28,7 +28,7 @@ with warnings.catch_warnings():
     from jaxopt import implicit_diff, linear_solve
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs"
-PAIRS = {"jaxopt": 4, "optimistix": 5}
+PAIRS = {"jaxopt": 5, "optimistix": 5}
 
 
 def page(package: str) -> str:

@@ -1,5 +1,7 @@
 """implicax: solve an equation, differentiate its solution, know how right it is."""
 
+from importlib.metadata import version as _version
+
 from ._accuracy import AccuracyError as AccuracyError
 from ._accuracy import CertifiedGradient as CertifiedGradient
 from ._accuracy import certified_gradient as certified_gradient
@@ -64,3 +66,5 @@ from .solvers import PseudoTransient as PseudoTransient
 from .solvers import SciPy as SciPy
 from .solvers import State as State
 from .solvers import TrustRegion as TrustRegion
+
+__version__ = _version("implicax")

@@ -16,6 +16,7 @@ from ._conclude import OnFailure, check_call
 from ._conditions import Stationarity
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
+from ._keywords import explained
 from ._problem import AbstractProblem
 from ._run import check_solver
 from ._solution import ConvergenceError, Solution, Status
@@ -39,7 +40,7 @@ class CertifiedGradient(eqx.Module):
     error bar did not come down to what was asked for."""
     certificate: Certificate
     """Its error bar, and the rest of the evidence."""
-    solution: Solution
+    solution: Solution[Any]
     """The solution it was evaluated at; `stats` add up all rounds."""
     met: Bool[Array, ""]
     """Whether the error bar is below what was asked for."""
@@ -79,6 +80,7 @@ class _Round(eqx.Module):
     met: Bool[Array, ""]
 
 
+@explained
 def certified_gradient(
     loss: Callable[[Any, Any], Array],
     problem: AbstractProblem,

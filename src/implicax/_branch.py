@@ -5,10 +5,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
+from ._enumeration import Enumeration
 from ._solution import SolveError, tally
 
 
-class BranchStatus(eqx.Enumeration):
+class BranchStatus(Enumeration):
     """How a continuation ended: an array-valued enumeration, as
     [`implicax.Status`][] is."""
 

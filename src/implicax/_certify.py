@@ -31,12 +31,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree
+from ._calling import call
 from ._certificate import TRUSTED_ERROR, Certificate
 from ._checks import split_arrays
 from ._close import Closed, close
 from ._computation import Computation, trace
 from ._conditions import Conditions
 from ._derivative import Hessian, check_hessian, linearisation
+from ._keywords import explained
 from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
 from ._lu import DENSE_LIMIT, Product, factorise, materialise
@@ -47,6 +49,7 @@ from ._tree import Vector
 from ._view import View
 
 
+@explained
 def certify(
     loss: Callable[[Any, Any], Array],
     problem: AbstractProblem,
@@ -166,7 +169,7 @@ def prepare(
 
     def real_loss(v: Vector, arrays: PyTree[Array]) -> Array:
         y = closed.view.from_real(v)
-        return _check_loss(loss(y, eqx.combine(arrays, others)))
+        return _check_loss(call(loss, y, eqx.combine(arrays, others), "loss"))
 
     closed_loss, loss_constants = trace(Computation, real_loss, closed.v0, arrays)
     both = (constants, loss_constants)

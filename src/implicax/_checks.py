@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from . import _tree
+from ._solution import Solution
 
 
 def split_arrays(args: PyTree) -> tuple[PyTree, PyTree]:
@@ -29,7 +30,12 @@ def split_arrays(args: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
-    """`y0`, called `name`, with its leaves as arrays, or an error that says why not."""
+    """`y0`, called `name`, with its leaves as arrays, or an error that says why not.
+
+    A [`implicax.Solution`][] stands for its value.
+    """
+    if isinstance(y0, Solution):
+        y0 = y0.value
     if not jax.tree.leaves(y0):
         raise ValueError(
             f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "
@@ -73,12 +79,17 @@ def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
     if expected != came:
         raise TypeError(
             f"{must} {name} with the pytree structure of y0, {expected}, and "
-            f"it returned {came}. (For a pair with auxiliary output, pass "
-            "has_aux=True.)"
+            f"it returned {came}. {hint(output, y)}".rstrip()
         )
 
     def check(path: Any, leaf: Array, out: Any) -> Array:
         where = jax.tree_util.keystr(path)
+        if not eqx.is_array_like(out):
+            raise TypeError(
+                f"{must} {name} of numbers at y{where}, as y0 has, and it returned a "
+                f"{type(out).__name__}. (Of a result object return the value: SciPy's "
+                "is result.x, ours solution.value.)"
+            )
         out = jnp.asarray(out)
         if out.shape != leaf.shape:
             raise ValueError(
@@ -98,6 +109,17 @@ def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
         return out.astype(leaf.dtype)
 
     return jax.tree_util.tree_map_with_path(check, y, output)
+
+
+def hint(output: Any, y: PyTree[Array]) -> str:
+    """What may have been meant by an output that is unlike `y`."""
+    if output is None:
+        return "(Is a `return` missing?)"
+    if isinstance(y, list | tuple) and eqx.is_array_like(output):
+        return "(For a vector of unknowns pass y0=jnp.array([...]).)"
+    if isinstance(output, tuple) and len(output) == 2:
+        return "(For a pair with auxiliary output, pass has_aux=True.)"
+    return ""
 
 
 def positive(name: str, hint: str = "") -> Callable[[Any], Float[Array, ""]]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _tree
+from ._calling import call
 from ._checks import check_unknown, split_arrays
 from ._computation import trace
 from ._conditions import Conditions, reverse_only
@@ -49,7 +50,7 @@ def close(
 
     def flat(v: Vector, arrays: PyTree[Array]) -> tuple[Any, list[Array]]:
         y = view.from_real(v)
-        output = problem.fn(y, eqx.combine(arrays, others))
+        output = call(problem.fn, y, eqx.combine(arrays, others))
         aux = None
         if problem.has_aux:
             if not (isinstance(output, tuple) and len(output) == 2):

@@ -28,7 +28,7 @@ def conclude(
     on_failure: OnFailure,
     name: str,
     says: str = "",
-) -> Solution:
+) -> Solution[Any]:
     """The outcome with its derivative attached; failures raise or become NaN.
 
     `solver` is what took the steps, or `None` if that is not one of ours; error

@@ -17,6 +17,7 @@ from ._conclude import OnFailure, stop_gradient
 from ._conditions import Conditions
 from ._custom import implicit
 from ._follow import Trace, follow, turning_points
+from ._keywords import explained
 from ._lu import DENSE_LIMIT
 from ._problem import Root
 from ._solution import Status
@@ -28,6 +29,7 @@ Equation = Callable[[Any, Any, Any], Any]
 Method = Literal["arclength", "natural"]
 
 
+@explained
 def continuation(
     fn: Equation,
     y0: PyTree,

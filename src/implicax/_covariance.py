@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, PyTree
 from . import _tree
 from ._close import close
 from ._conditions import NormalEquations
+from ._keywords import explained
 from ._lu import materialise
 from ._problem import AbstractProblem
 
@@ -44,6 +45,7 @@ class Covariance(eqx.Module):
         )
 
 
+@explained
 def covariance(
     problem: AbstractProblem,
     value: PyTree,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from . import _tree
+from ._calling import check_decorated, run
 from ._checks import match
 from ._close import Closed, close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
@@ -30,7 +31,7 @@ def implicit(
     derivative: AbstractDerivative | None = None,
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
-) -> Callable[[Solver], Callable[..., Solution]]:
+) -> Callable[[Solver], Callable[..., Solution[Any]]]:
     """Decorate a solver of `problem`: exact derivatives, status, every transformation.
 
     **Arguments:**
@@ -99,11 +100,20 @@ def implicit(
             "Phantom(steps, damping), or Unrolled() where it is JAX code."
         )
 
-    def decorate(solver: Solver) -> Callable[..., Solution]:
+    def decorate(solver: Solver, *more: Any) -> Callable[..., Solution[Any]]:
+        check_decorated(solver, more)
         name = getattr(solver, "__name__", type(solver).__name__)
 
         @functools.wraps(solver, updated=())
-        def solve(y0: PyTree, args: PyTree = None, **options: Any) -> Solution:
+        def solve(
+            y0: PyTree, args: PyTree = None, *more: Any, **options: Any
+        ) -> Solution[Any]:
+            if more:
+                raise TypeError(
+                    f"{name} takes (y0, args, **options), and {2 + len(more)} "
+                    "arguments came. Several parameters are one pytree: args=(a, b); "
+                    "options go by name."
+                )
             closed = close(problem, y0, args)
             live = closed.view.from_real(closed.v0), args
             if not derivative.unrolls:
@@ -111,7 +121,7 @@ def implicit(
             if isinstance(solver, Host):
                 y, lost = solver.answer(*live, **options)
             else:
-                y, lost = solver(*live, **options), False
+                y, lost = run(solver, name, *live, **options), False
             y, aux = _split(y, name) if has_aux else (y, None)
             v = _checked(y, closed, name)
             if not derivative.unrolls:
@@ -137,7 +147,7 @@ def implicit(
 
 def custom_root(
     fn: Callable[[Any, Any], Any], **options: Any
-) -> Callable[[Solver], Callable[..., Solution]]:
+) -> Callable[[Solver], Callable[..., Solution[Any]]]:
     """`implicit(Root(fn), **options)`: decorate a solver of `fn(y, args) = 0`.
 
     ```python
@@ -160,7 +170,7 @@ def custom_root(
 
 def custom_fixed_point(
     fn: Callable[[Any, Any], Any], **options: Any
-) -> Callable[[Solver], Callable[..., Solution]]:
+) -> Callable[[Solver], Callable[..., Solution[Any]]]:
     """`implicit(FixedPoint(fn), **options)`: decorate a solver of `y = fn(y, args)`.
 
     ```python

@@ -16,6 +16,7 @@ from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import Conditions
 from ._derivative import Implicit
 from ._iterate import Outcome
+from ._keywords import explained
 from ._lu import DENSE_LIMIT, factorise
 from ._problem import Root
 from ._run import check_solver, run, says
@@ -30,6 +31,7 @@ SAMPLES = 5
 CLEAR, RETURNED = 256, 1 / 64
 
 
+@explained
 def fold(
     fn: Callable[[Any, Any, Any], Any],
     y0: PyTree,
@@ -39,7 +41,7 @@ def fold(
     solver: Any = None,
     max_steps: int = 256,
     on_failure: OnFailure = "raise",
-) -> Solution:
+) -> Solution[Any]:
     """The fold of `fn(y, parameter, args) = 0` near `(y0, parameter0)`.
 
     At a fold `dF/dy` is singular, and the parameter has an extreme value: the limit

@@ -46,6 +46,9 @@ SMALL = 40
 TINY = 8
 #: What is known of a Hessian at a minimum.
 POSITIVE = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})
+#: Who names one of these says that it is so of their Jacobian too. (Where it is not,
+#: the residual of the linear solve shows.)
+FOR_POSITIVE: Any = lx.CG | lx.Cholesky
 
 
 class Auto(eqx.Module):
@@ -66,7 +69,7 @@ def linear_solver(choice: Any) -> Any:
     raise ValueError(
         "linear_solver must be 'auto', ix.MinimumNorm(), a lineax.AbstractLinearSolver "
         "(an instance), or a function solve(matvec, b) of flat vectors, not "
-        f"{choice!r}."
+        f"{choice!r}. (Tolerances go by name: ix.Newton(rtol=1e-8, atol=1e-8).)"
     )
 
 
@@ -339,7 +342,7 @@ def _run(
         flat, unravel = _tree.ravel(b)
         x = solver(lambda x: _flat(product(unravel(x))), flat)
         return _finite(unravel(jnp.reshape(x, flat.shape).astype(flat.dtype)))
-    tags = POSITIVE if symmetric else ()
+    tags = POSITIVE if symmetric or isinstance(solver, FOR_POSITIVE) else ()
     operator = lx.FunctionLinearOperator(product, _structure(b), tags)
     options = {} if options is None else options
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

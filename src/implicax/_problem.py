@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from . import _tree
+from ._calling import IN_JAX
 from ._checks import match
 from ._conditions import (
     Conditions,
@@ -22,7 +23,9 @@ from ._conditions import (
     NormalEquations,
     Stationarity,
 )
+from ._host import Host
 from ._losses import AbstractLoss, Squares
+from ._residual import as_residual
 from ._view import View
 
 
@@ -37,6 +40,18 @@ class AbstractProblem(eqx.Module):
 
     #: What becomes of what `close` returns.
     conditions: ClassVar[type[Conditions]] = Conditions
+
+    def __check_init__(self):
+        if isinstance(self.fn, Host):
+            raise TypeError(
+                "fn must be written in JAX, which differentiates it, and ix.host makes "
+                f"a *solver* of host code. {IN_JAX}."
+            )
+        if not callable(self.fn):
+            raise TypeError(
+                "fn must be a function (y, args), the first argument of ix.root(fn, "
+                f"y0, args) and its kin, and it is {self.fn!r}."
+            )
 
     @abc.abstractmethod
     def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
@@ -71,9 +86,9 @@ class Root(AbstractProblem):
 
     **Arguments:**
 
-    - `fn`: takes `(y, args)`, returns the residual: a pytree with the structure, shapes
-      and dtypes of `y` (or a pair of that and an auxiliary output, with
-      `has_aux=True`).
+    - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
+      same dtype (or a pair of that and an auxiliary output, with `has_aux=True`). The
+      structure and shapes of `y` are best; in others, numbers are taken in their order.
 
     ```python
     import implicax as ix
@@ -83,7 +98,7 @@ class Root(AbstractProblem):
     """
 
     def close(self, y: PyTree[Array], output: Any, view: View) -> Any:
-        return view.to_real(match(output, y, "fn must return a", "residual"))
+        return as_residual(output, y, view)
 
 
 class Minimum(AbstractProblem):

@@ -1,20 +1,22 @@
 """What comes back from a solve: data, and an honest word on how it went."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Bool, Float, Int
 
 from . import _tree
+from ._enumeration import Enumeration
 
 
-class Status(eqx.Enumeration):
+class Status(Enumeration):
     """How a solve ended: an array-valued enumeration (one value per `vmap` lane).
 
-    `solution.status == ix.Status.converged` is a boolean array; `ix.Status[status]`
-    is the text of a single status.
+    `solution.status == ix.Status.converged` is a boolean array; `status.name` is the
+    name of a single status (of a batch, an array of names), `ix.Status[status]` its
+    text.
     """
 
     converged = "The residual met the tolerances."
@@ -98,10 +100,36 @@ class Stats(eqx.Module):
     was made with `record_history=True`."""
 
 
-class Solution(eqx.Module):
+#: What others call the parts of a solution.
+_ELSEWHERE = {
+    "x": "value",
+    "params": "value",
+    "y": "value",
+    "root": "value",
+    "fun": "objective",
+    "message": "status.name",
+    "result": "status.name",
+    "nit": "stats.steps",
+    "steps": "stats.steps",
+    "nfev": "stats.evaluations",
+    "residual": "stats.residual_norm",
+    "error": "stats.residual_norm",
+    "state": "stats",
+}
+
+
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    Y = TypeVar("Y", default=Array)
+else:
+    Y = TypeVar("Y")
+
+
+class Solution(eqx.Module, Generic[Y]):
     """A solution as plain data: it passes through `jax.jit` and `jax.vmap`."""
 
-    value: PyTree[Array]
+    value: Y
     """The unknown `y`, with the structure of the initial guess."""
     aux: Any
     """The auxiliary output of `fn` *at the solution* (differentiable), or `None`."""
@@ -112,15 +140,33 @@ class Solution(eqx.Module):
     objective: Float[Array, "..."] | None = None
     """What was minimised, at the minimum (differentiable); `None` for equations."""
 
+    @property
+    def converged(self) -> Bool[Array, "..."]:
+        """Whether the solve converged: `status == ix.Status.converged`."""
+        return self.status == Status.converged
+
+    @property
+    def success(self) -> Bool[Array, "..."]:
+        """SciPy's word for `converged`."""
+        return self.converged
+
+    if not TYPE_CHECKING:  # which would take any name for an attribute
+
+        def __getattr__(self, name: str) -> Any:
+            here = _ELSEWHERE.get(name)
+            where = "" if here is None else f". It is solution.{here} here"
+            raise AttributeError(f"A Solution has no {name!r}{where}.")
+
     def __repr__(self) -> str:
-        if not _tree.known((self.status, self.stats)):
+        if not _tree.known((self.value, self.status, self.stats)):
             return "Solution(<inside a JAX transformation>)"
+        kinds = dict.fromkeys(str(leaf.dtype) for leaf in jax.tree.leaves(self.value))
         shown = jax.tree.map(lambda leaf: _Shown(_short(leaf)), self.value)
         told = np.all(np.asarray(self.stats.steps) >= 0)
         steps = _short(self.stats.steps) if told else "not told"
         return (
             f"Solution: {describe(self.status)}\n"
-            f"  value     {shown}\n"
+            f"  value     {shown} ({', '.join(kinds)})\n"
             f"  steps     {steps}"
             f" ({_short(self.stats.evaluations)} evaluations)\n"
             + (
@@ -130,6 +176,11 @@ class Solution(eqx.Module):
                 f"  gradient  {_short(self.stats.residual_norm)}"
             )
         )
+
+
+def _known(leaf: Any) -> bool:
+    """Whether a leaf has a value: no tracer, and nothing but a shape neither."""
+    return eqx.is_array_like(leaf) and not _tree.traced(leaf)
 
 
 class _Shown(str):
@@ -186,7 +237,7 @@ class ConvergenceError(SolveError):
     `error.solution` is the best effort, as `on_failure="ignore"` would return it.
     """
 
-    def __init__(self, solution: Solution, solver: str, says: str = ""):
+    def __init__(self, solution: Solution[Any], solver: str, says: str = ""):
         self.solution = solution
         name = describe(solution.status)
         text = Status[solution.status]

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from . import _tree
@@ -12,11 +13,12 @@ from ._close import close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import FixedPointConditions, NormalEquations, Stationarity
 from ._derivative import AbstractDerivative, Implicit
+from ._keywords import explained
 from ._losses import AbstractLoss
 from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
 from ._progress import Listener, listener
 from ._run import check_solver, run, says
-from ._solution import Solution
+from ._solution import Solution, Y
 from .solvers import (
     AbstractSolver,
     Anderson,
@@ -28,9 +30,10 @@ from .solvers import (
 from .solvers._engines import engine
 
 
+@explained
 def fixed_point(
     fn: Callable[[Any, Any], Any],
-    y0: PyTree,
+    y0: Y | ArrayLike,
     args: PyTree = None,
     *,
     solver: Any = None,
@@ -39,7 +42,7 @@ def fixed_point(
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
-) -> Solution:
+) -> Solution[Y]:
     """Solve `y = fn(y, args)` and make the solution differentiable.
 
     **Arguments:**
@@ -88,9 +91,10 @@ def fixed_point(
     )
 
 
+@explained
 def root(
     fn: Callable[[Any, Any], Any],
-    y0: PyTree,
+    y0: Y | ArrayLike,
     args: PyTree = None,
     *,
     solver: Any = None,
@@ -99,13 +103,13 @@ def root(
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
-) -> Solution:
+) -> Solution[Y]:
     """Solve `fn(y, args) = 0` and make the solution differentiable.
 
     **Arguments:** as [`implicax.fixed_point`][], with these differences:
 
-    - `fn`: takes `(y, args)`, returns the residual: structure, shapes and dtypes of
-      `y`.
+    - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
+      same dtype, and best in the structure and shapes of `y`.
     - `solver`: `None` means [`implicax.Newton`][], line-searched, whose factorisation
       the derivative reuses; and where that does not get there,
       [`implicax.LevenbergMarquardt`][]. (Naming `ix.Newton()` halves the time to
@@ -135,9 +139,10 @@ def root(
     )
 
 
+@explained
 def minimize(
     fn: Callable[[Any, Any], Any],
-    y0: PyTree,
+    y0: Y | ArrayLike,
     args: PyTree = None,
     *,
     solver: Any = None,
@@ -146,7 +151,7 @@ def minimize(
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
-) -> Solution:
+) -> Solution[Y]:
     """Minimise `fn(y, args)` over `y` and make the minimum differentiable.
 
     **Arguments:** as [`implicax.root`][], with these differences:
@@ -187,9 +192,10 @@ def minimize(
     )
 
 
+@explained
 def least_squares(
     fn: Callable[[Any, Any], Any],
-    y0: PyTree,
+    y0: Y | ArrayLike,
     args: PyTree = None,
     *,
     loss: AbstractLoss | None = None,
@@ -199,7 +205,7 @@ def least_squares(
     has_aux: bool = False,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
-) -> Solution:
+) -> Solution[Y]:
     """Minimise `1/2 sum |fn(y, args)|^2` over `y`; the fit is differentiable.
 
     **Arguments:** as [`implicax.root`][], with these differences:
@@ -253,7 +259,12 @@ def _solve(
     max_steps: int,
     on_failure: OnFailure,
     progress: bool | Listener,
-) -> Solution:
+) -> Solution[Any]:
+    if isinstance(y0, AbstractSolver | Fallback) or engine(y0) is not None:
+        raise TypeError(
+            "y0 must be the first guess, and it is a solver. The order is (fn, y0, "
+            "args), and the solver goes by name: solver=ix.Newton()."
+        )
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative
     check_call(derivative, on_failure)

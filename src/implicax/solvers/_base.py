@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 from .. import _componentwise as componentwise
 from .. import _tree
 from .._checks import positive
+from .._keywords import check_solver_call
 from .._solution import Status
 from .._system import Point, System
 from .._termination import Tolerance, relative, vanishes
@@ -207,6 +208,10 @@ class AbstractSolver(eqx.Module):
     rtol: eqx.AbstractVar[Float[Array, ""] | None]
     atol: eqx.AbstractVar[Float[Array, ""] | None]
     record_history: eqx.AbstractVar[bool]
+
+    def __new__(cls, *args: Any, **options: Any):
+        check_solver_call(cls, args, options)
+        return super().__new__(cls)
 
     @abc.abstractmethod
     def init(self, system: System, y: Vector) -> State:
