@@ -120,3 +120,35 @@ def test_it_works_under_jit_and_vmap():
 def test_the_solver_must_be_one_whose_tolerance_can_change():
     with pytest.raises(TypeError, match="its tolerance is to be changed"):
         ask(jnp.asarray(1.0), solver=ix.SciPy())
+
+
+def test_not_met_where_the_point_is_no_minimum():
+    """At a saddle point the gradient of what is minimised is zero, to any accuracy."""
+    problem = ix.Minimum(lambda y, a: y[0] ** 2 - y[1] ** 2 + a * y[0])
+    options = {"gradient_rtol": 1e-3, "solver": ix.TrustRegion(), "max_steps": 5}
+    saddle = lambda a: ix.certified_gradient(
+        lambda y, a: y[0], problem, jnp.asarray([-0.5, 0.0]), a, **options
+    )
+    result = jax.jit(saddle)(1.0)
+    assert not bool(result.met)
+    assert np.isnan(result.gradient)
+    with pytest.raises(ix.AccuracyError, match="not positive definite"):
+        saddle(1.0)
+
+
+def test_not_met_where_the_solver_did_not_converge():
+    """However good the value that it stopped at."""
+    problem = ix.FixedPoint(lambda y, a: 0.5 * y + a)
+    result = ix.certified_gradient(
+        lambda y, a: y**2,
+        problem,
+        jnp.asarray(2.0 + 1e-5),
+        jnp.asarray(1.0),
+        gradient_rtol=1e-3,
+        solver=ix.Picard(atol=0.0),
+        max_steps=1,
+        on_failure="ignore",
+    )
+    assert float(result.certificate.relative_gradient_error) < 1e-4
+    converged = bool(result.solution.status == ix.Status.converged)
+    assert bool(result.met) == converged

@@ -205,6 +205,7 @@ def test_a_function_that_raises_is_not_swallowed():
     [
         (cubic, difference, 1.0, 2.0, "ix.Root"),
         (ix.Root, difference, 1.0, 2.0, "ix.Root"),
+        (difference, ix.Root(cubic), 1.0, 2.0, "The order is: loss, problem"),
         (ix.Root(cubic), lambda y, a: y * 1j, 1.0, 2.0, "real scalar"),
         (ix.Root(cubic), lambda y, a: jnp.stack([y]), 1.0, 2.0, "real scalar"),
         (ix.Root(cubic), lambda y, a: 3, 1.0, 2.0, "real scalar"),

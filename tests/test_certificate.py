@@ -43,12 +43,21 @@ def test_every_field_against_its_definition():
     change = slope * -F / J
     corrected = float(c.gradient) + change
     assert float(c.corrected_gradient) == pytest.approx(corrected, rel=1e-14)
-    # The bar is the larger of that change and the one that the whole step makes.
-    z = 0.9 - F / J
+    # The bar is the larger of that change and the one that two whole steps make.
+    there = 0.9 - F / J
+    second = -(there + there**3 - 2) / J
+    z = there + second
     step = z**2 + 4 * z / (1 + 3 * z**2) - float(c.gradient)
-    assert step > change > 0
-    assert float(c.gradient_error) == pytest.approx(step, rel=1e-13)
-    relative = step / corrected
+    assert change > step > 0
+    assert float(c.gradient_error) == pytest.approx(change, rel=1e-13)
+    assert float(c.gradient_errors) == pytest.approx(change, rel=1e-13)
+    relative = change / corrected
+    assert float(c.elasticity_error) == pytest.approx(relative, rel=1e-13)
+    assert int(c.worst) == 0
+    # Each correction relative to the unknown, `|y| + |delta|`: that cancels.
+    assert float(c.contraction) == pytest.approx(second / (F / J), rel=1e-12)
+    assert bool(c.smooth)
+    assert float(c.eps) == np.finfo(float).eps
     assert float(c.relative_gradient_error) == pytest.approx(relative, rel=1e-13)
     assert float(c.condition_number) == pytest.approx(1, rel=1e-14)
     assert float(c.adjoint_residual) < 1e-15

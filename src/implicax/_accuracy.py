@@ -5,14 +5,13 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
 from ._certificate import Certificate
 from ._certify import Quantity, certificate, prepare
-from ._conclude import OnFailure, check_call
+from ._conclude import OnFailure, check_call, poisoned
 from ._conditions import Stationarity
 from ._derivative import Implicit
 from ._iterate import Outcome, iterate
@@ -36,20 +35,23 @@ class CertifiedGradient(eqx.Module):
     """A gradient and the evidence for it. All leaves are arrays."""
 
     gradient: PyTree[Array]
-    """The implicit gradient in the floating arrays of `args`; NaN under `jit` where its
-    error bar did not come down to what was asked for."""
+    """The implicit gradient in the floating arrays of `args`; NaN under `jit` where
+    `met` is false."""
     certificate: Certificate
     """Its error bar, and the rest of the evidence."""
     solution: Solution[Any]
-    """The solution it was evaluated at; `stats` add up all rounds."""
+    """The solution it was evaluated at, NaN under `jit` where the solve failed; `stats`
+    add up all rounds."""
     met: Bool[Array, ""]
-    """Whether the error bar is below what was asked for."""
+    """Whether the solve converged, its certificate is `ok`, and the error bar is below
+    what was asked for."""
     rounds: Int[Array, ""]
     """Solves made."""
 
 
 class AccuracyError(ConvergenceError):
-    """The gradient is not known as accurately as was asked for, outside `jax.jit`.
+    """The gradient is not known as accurately as was asked for, outside `jax.jit`: the
+    error bar is too large, or not to be trusted, or the solve did not converge.
 
     The text says how far it came and why no further. `error.result` is the
     [`implicax.CertifiedGradient`][] that was reached.
@@ -61,8 +63,10 @@ class AccuracyError(ConvergenceError):
         reached = float(result.certificate.relative_gradient_error)
         RuntimeError.__init__(
             self,
-            f"The gradient's relative error bar is {reached:.1e}, and gradient_rtol="
-            f"{asked:.1e} was asked for (with a factor of {SAFETY:g} to spare).\n"
+            f"The gradient's relative error bar is {reached:.1e}"
+            f"{'' if bool(result.certificate.ok) else ' (not to be trusted)'}, and "
+            f"gradient_rtol={asked:.1e} was asked for (with a factor of {SAFETY:g} to "
+            "spare).\n"
             f"  {solver} ended: {Status[result.solution.status]}\n"
             f"  {result.certificate!r}\n"
             "  What to try: what the certificate says; raise max_steps; a faster "
@@ -95,7 +99,8 @@ def certified_gradient(
     """The gradient of `loss(y*(args), args)` to a relative accuracy that *you* state.
 
     Solves to a first tolerance, certifies the gradient, and goes on from there with a
-    tighter one until the error bar, twice over, is below `gradient_rtol`.
+    tighter one until it has converged, the certificate is `ok`, and its error bar,
+    twice over, is below `gradient_rtol`.
 
     **Arguments:**
 
@@ -109,8 +114,8 @@ def certified_gradient(
 
     **Returns:** a [`implicax.CertifiedGradient`][]. Works under `jit` and `vmap`.
 
-    **Raises:** [`implicax.AccuracyError`][] where the bar does not come down (outside
-    `jit`); and as [`implicax.certify`][].
+    **Raises:** [`implicax.AccuracyError`][] where that is not met (outside `jit`;
+    inside, the gradient is NaN); and as [`implicax.certify`][].
 
     ```python
     import implicax as ix
@@ -156,17 +161,14 @@ def certified_gradient(
     conditions, objective = closed.conditions, None
     if isinstance(conditions, Stationarity):
         objective = conditions.objective(outcome.y, closed.inputs)
-    solution = Solution(
-        closed.view.from_real(outcome.y),
-        closed.restore_aux(conditions(outcome.y, closed.inputs)[1]),
-        outcome.status,
-        stats,
-        objective,
-    )
-    gradient = last.certificate.gradient
+    aux = closed.restore_aux(conditions(outcome.y, closed.inputs)[1])
+    gradient, y = last.certificate.gradient, outcome.y
     concrete = not _tree.traced(last.met)
     if on_failure == "raise" and not concrete:
-        gradient = jax.tree.map(lambda x: jnp.where(last.met, x, jnp.nan), gradient)
+        gradient = poisoned(gradient, last.met)
+        solved = outcome.status == Status.converged
+        y, objective = poisoned((y, objective), solved)
+    solution = Solution(closed.view.from_real(y), aux, outcome.status, stats, objective)
     result = CertifiedGradient(
         gradient, last.certificate, solution, last.met, last.rounds
     )
@@ -199,8 +201,9 @@ def _tighten(
             is_leaf=lambda leaf: leaf is None,
         )
         evidence = certificate(quantity, outcome.y, args, view)
+        solved = outcome.status == Status.converged
         bar = SAFETY * evidence.relative_gradient_error
-        return outcome, evidence, bar <= asked
+        return outcome, evidence, solved & evidence.ok & (bar <= asked)
 
     def going(last: _Round) -> Bool[Array, ""]:
         able = last.outcome.status == Status.converged

@@ -16,8 +16,9 @@ residual `r = dl/dy - (dF/dy)^T u` contributes, `-(dF/da)^T (dF/dy)^-T r`, is ad
 that rounding in an ill-conditioned adjoint shows too.
 
 Where `g'(y)` happens to vanish (an odd `F` at `y = 0`) a derivative alone would see no
-error at all. So the gradient is evaluated at `y + delta` too, and the error bar is the
-larger of the two: they agree wherever first order means anything.
+error at all. So the gradient is evaluated after two corrections too, and the error bar
+is the larger of the two: they agree wherever first order means anything. Whether it
+does, the corrections themselves tell (`_contraction.py`).
 """
 
 import dataclasses
@@ -32,19 +33,22 @@ from jaxtyping import Array, Float, PyTree
 
 from . import _tree
 from ._calling import call
-from ._certificate import TRUSTED_ERROR, Certificate
+from ._certificate import Certificate
 from ._checks import split_arrays
 from ._close import Closed, close
 from ._computation import Computation, trace
 from ._conditions import Conditions
+from ._contraction import follow
 from ._derivative import Hessian, check_hessian, linearisation
+from ._elasticity import elasticity
 from ._keywords import explained
 from ._linear import Auto, LinearSolve
 from ._linear import linear_solver as check_linear_solver
 from ._lu import DENSE_LIMIT, Product, factorise, materialise
 from ._minimum_norm import MinimumNorm
 from ._problem import AbstractProblem
-from ._spectrum import largest_singular_value, spectral_radius
+from ._solution import Solution
+from ._spectrum import largest_singular_value, no_descent, spectral_radius
 from ._tree import Vector
 from ._view import View
 
@@ -53,7 +57,7 @@ from ._view import View
 def certify(
     loss: Callable[[Any, Any], Array],
     problem: AbstractProblem,
-    value: PyTree,
+    value: PyTree | Solution,
     args: PyTree,
     *,
     linear_solver: Any = "auto",
@@ -66,7 +70,8 @@ def certify(
     - `loss`: takes `(y, args)`, returns a real scalar: the quantity differentiated.
     - `problem`: [`implicax.Root`][], [`implicax.FixedPoint`][],
       [`implicax.Minimum`][] or [`implicax.LeastSquares`][]: what `value` solves.
-    - `value`: the solution, converged or not (it is most useful where it is not).
+    - `value`: the solution, converged or not (it is most useful where it is not): a
+      pytree, or the [`implicax.Solution`][] that holds it.
     - `args`: the pytree that `problem` and `loss` take; the gradient is in its floating
       arrays.
     - `linear_solver`: `"auto"`, or [`implicax.MinimumNorm`][] where `dF/dy` is singular
@@ -105,6 +110,7 @@ def certify(
             "should not depend on the solver that it is about. It is "
             f"{linear_solver!r}."
         )
+    value = value.value if isinstance(value, Solution) else value
     closed, quantity, floating = prepare(loss, problem, value, args, "value")
     check_hessian(hessian)
     linearisation(quantity.conditions, hessian)
@@ -145,6 +151,11 @@ def prepare(
 ) -> tuple[Closed, Quantity, PyTree[Array]]:
     """The problem and the loss closed at `y` (called `name`), and what of `args` the
     gradient is in."""
+    if isinstance(loss, AbstractProblem) or not callable(loss):
+        raise TypeError(
+            "loss must be a function of (y, args) that returns a real scalar, and it "
+            f"is {loss!r}. The order is: loss, problem, {name}, args."
+        )
     if not isinstance(problem, AbstractProblem):
         raise TypeError(
             "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
@@ -188,21 +199,30 @@ def certificate(
     def transposed(u: Vector) -> Vector:
         return pullback(u)[0]
 
-    factor = minimum = None
+    factor = matrix = minimum = None
     units = jax.tree.map(jnp.ones_like, v)
+    symmetric = quantity.conditions.symmetric
     if isinstance(quantity.choice, Auto) and _tree.size(v) <= DENSE_LIMIT:
         matrix = materialise(product, v)
         factor = factorise(matrix)
-        if quantity.conditions.symmetric:
-            # Cholesky's factorisation exists for positive definite matrices only.
-            minimum = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
-            # Variables of different units do not make a minimum ill-conditioned. Scaled
-            # to a unit diagonal, the condition number is within a factor of n of the
-            # least that any scaling gives (van der Sluis 1969, thm 4.1).
-            _, unravel = _tree.ravel(v)
-            diagonal = jnp.abs(jnp.diagonal(matrix))
-            units = unravel(jnp.where(diagonal > 0, diagonal**-0.5, 1))
+    if matrix is not None and symmetric:
+        # Cholesky's factorisation exists for positive definite matrices only.
+        minimum = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
+        # Variables of different units do not make a minimum ill-conditioned. Scaled
+        # to a unit diagonal, the condition number is within a factor of n of the
+        # least that any scaling gives (van der Sluis 1969, thm 4.1).
+        _, unravel = _tree.ravel(v)
+        diagonal = jnp.abs(jnp.diagonal(matrix))
+        units = unravel(jnp.where(diagonal > 0, diagonal**-0.5, 1))
+    elif symmetric:
+        minimum = no_descent(product, v)
     solve = LinearSolve.of(quantity.conditions, quantity.choice, factor)
+
+    def correct(b: Vector) -> Vector:
+        """`J^-1 b`, for its size."""
+        if factor is not None:
+            return factor.solve(b, False)
+        return solve.approximately(product, b, False)
 
     def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
         """`g(v)` and the adjoint `u`."""
@@ -222,6 +242,16 @@ def certificate(
         return _tree.subtract(by_args, pullback_args(u)[0]), u
 
     delta = jax.tree.map(jnp.negative, solve.approximately(product, here, False))
+    tangent = jax.tree.map(_varied, args)
+    pushed = jax.jvp(lambda args: residual(v, args), (args,), (tangent,))[1]
+    correction = follow(
+        lambda v: residual(v, args),
+        lambda v: loss(v, args),
+        correct,
+        v,
+        delta,
+        correct(pushed),
+    )
     (g, u), (change, _) = jax.jvp(gradient, (v,), (delta,))
 
     by_y = jax.grad(loss)(v, args)
@@ -231,45 +261,53 @@ def certificate(
     change = _tree.subtract(change, missing)
     corrected = _tree.add(g, change)
 
-    moved = _tree.subtract(gradient(_tree.add(v, delta))[0], g)
+    moved = _tree.subtract(gradient(correction.target)[0], g)
     if quantity.hessian == "gauss_newton":
         exact, (g, u) = g, biased(v)
         bias = _tree.subtract(exact, g)
         change, moved = _tree.add(change, bias), _tree.add(moved, bias)
         remainder = _tree.subtract(by_y, transposed(u))
-    error = jnp.maximum(_modulus(change), _modulus(_tree.subtract(moved, missing)))
+    moved = _tree.subtract(moved, missing)
+    error = jnp.maximum(_modulus(change), _modulus(moved))
+    errors = jax.tree.map(
+        lambda x, y: jnp.maximum(jnp.abs(x), jnp.abs(y)), change, moved
+    )
+    elastic = elasticity(errors, corrected, args)
     size = _modulus(corrected)
     norm_by_y = _tree.norm(_multiplied(by_y, units))
     norm_remainder = _tree.norm(_multiplied(remainder, units))
     condition = _condition_number(solve, product, transposed, units)
     relative = jnp.where(error == 0, 0, error / size)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
-    eps = jnp.finfo(condition.dtype).eps
     radius = None
     if quantity.conditions.fixed_point:
         radius = spectral_radius(lambda t: _tree.subtract(t, product(t)), v)
-    ok = (
-        (condition < 1 / (100 * eps))
-        & (adjoint <= jnp.sqrt(eps))
-        & (relative <= TRUSTED_ERROR)
-        & jnp.isfinite(error)
-    )
-    if minimum is not None:
-        ok = ok & minimum
     return Certificate(
         gradient=g,
         gradient_error=error,
         relative_gradient_error=relative,
+        gradient_errors=errors,
+        elasticity_error=elastic.error,
+        worst=elastic.worst,
         corrected_gradient=corrected,
         solution_error=_tree.norm(delta),
+        contraction=correction.contraction,
         residual=_tree.norm(here),
         adjoint=view.from_real(u),
         adjoint_residual=adjoint,
         condition_number=condition,
+        smooth=correction.smooth,
         spectral_radius=radius,
         minimum=minimum,
-        ok=ok,
+        eps=jnp.asarray(_tree.coarsest_eps(v), condition.dtype),
     )
+
+
+def _varied(datum: Array) -> Array:
+    """A datum as a change of itself: by a different part for each of them."""
+    parts = 1 + jnp.cos(jnp.arange(datum.size, dtype=datum.real.dtype)) / 4
+    change = datum * parts.reshape(datum.shape).astype(datum.dtype)
+    return jnp.where(jnp.isfinite(datum), change, 0)
 
 
 def _multiplied(x: Vector, units: Vector) -> Vector:

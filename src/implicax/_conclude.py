@@ -5,7 +5,7 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from . import _tree
 from ._close import Closed
@@ -75,12 +75,16 @@ def _differentiate(
     if isinstance(conditions, Stationarity):
         objective = derivative.attach_objective(conditions, y, outcome, inputs)
     if poison:
-        # A product, not a `where`: the derivative of a failed lane must be NaN too.
-        factor = jnp.where(outcome.status == Status.converged, 1.0, jnp.nan)
-        y, objective = jax.tree.map(
-            lambda leaf: leaf * factor.astype(leaf.dtype), (y, objective)
-        )
+        solved = outcome.status == Status.converged
+        y, objective = poisoned((y, objective), solved)
     return y, (conditions(y, inputs)[1] if has_aux else []), objective
+
+
+def poisoned(tree: PyTree[Array], good: Bool[Array, ""]) -> PyTree[Array]:
+    """The tree, or NaN where it is not good."""
+    # A product, not a `where`: the derivative of a failed lane must be NaN too.
+    factor = jnp.where(good, 1.0, jnp.nan)
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
 
 def stop_gradient(tree: PyTree) -> PyTree:

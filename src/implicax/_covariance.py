@@ -6,14 +6,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
 from ._close import close
-from ._conditions import NormalEquations
 from ._keywords import explained
 from ._lu import materialise
-from ._problem import AbstractProblem
+from ._problem import AbstractProblem, LeastSquares
+from ._solution import Solution
+from ._tree import Vector
 
 
 class Covariance(eqx.Module):
@@ -45,13 +46,21 @@ class Covariance(eqx.Module):
         )
 
 
+#: A value is a fit where it is at most this part of its standard errors away from the
+#: least of the linearised errors: the *relative offset* of Bates & Watts (1981, *A
+#: relative offset orthogonality convergence criterion*, Technometrics 23), who ask for
+#: 1e-3 of a solver.
+FITTED = 1e-2
+
+
 @explained
 def covariance(
     problem: AbstractProblem,
-    value: PyTree,
+    value: PyTree | Solution,
     args: PyTree = None,
     *,
     absolute_sigma: bool = False,
+    observations: Any = None,
 ) -> Covariance:
     """The covariance `s^2 (J^T J)^-1` of the parameters of a least-squares fit.
 
@@ -63,15 +72,22 @@ def covariance(
     **Arguments:**
 
     - `problem`: [`implicax.LeastSquares`][] with plain squares.
-    - `value`: the fit, `solution.value`.
+    - `value`: the fit: a pytree, or the [`implicax.Solution`][] that holds it.
     - `args`: the pytree that `problem` takes.
     - `absolute_sigma`: whether the errors come divided by their known standard
       deviations, so that `s = 1`; otherwise it is estimated from the fit.
+    - `observations`: which of the errors are observations, or how many: `None` for all
+      of them, a number, or an array of truth values with the shape of the errors (a
+      pytree of such, where they are one). Where data are missing, and `fn` returns zero
+      for them, pass for example `~jnp.isnan(data)`.
 
     **Returns:** a [`implicax.Covariance`][].
 
     **Raises:** `ValueError` where the errors do not determine the parameters (fewer
-    errors than parameters; a Jacobian without full rank, outside `jit`; NaN inside).
+    observations than parameters; a Jacobian without full rank), and where `value` is no
+    fit: where it is away from the least of the linearised errors by more than 1e-2
+    standard errors and by more than `sqrt(eps)` of itself, or where the sum of squares
+    is no minimum. Inside `jit`, where Python cannot raise, NaN.
 
     ```python
     import implicax as ix
@@ -81,7 +97,7 @@ def covariance(
     line = ix.LeastSquares(lambda y, data: y["level"] + y["slope"] * t - data)
     data = jnp.array([1.1, 2.9, 5.2, 7.1, 8.8])
     fit = ix.least_squares(line.fn, {"level": 0.0, "slope": 1.0}, data)
-    print(ix.covariance(line, fit.value, data))
+    print(ix.covariance(line, fit, data))
     ```
     ```text
     Covariance of 2 parameters
@@ -89,12 +105,14 @@ def covariance(
       residual         0.1751
     ```
     """
-    if not issubclass(problem.conditions, NormalEquations):
+    value = value.value if isinstance(value, Solution) else value
+    if not isinstance(problem, LeastSquares):
         raise TypeError(
-            "problem must be ix.LeastSquares(fn): the covariance is that of the "
-            f"parameters of a fit. It is {problem!r}."
+            "problem must be ix.LeastSquares(fn), where fn(y, args) returns the errors "
+            "of the fit: the covariance is that of its parameters. It is "
+            f"{problem!r}."
         )
-    if getattr(problem, "loss", None) is not None:
+    if problem.loss is not None:
         raise TypeError(
             "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "
             "robust loss. Leave the loss out, or resample (bootstrap) the data."
@@ -102,32 +120,130 @@ def covariance(
     closed = close(problem, value, args, "value")
     conditions: Any = closed.conditions
     v, inputs = closed.v0, closed.inputs
-    errors, push = jax.linearize(lambda v: conditions.errors(v, inputs)[0], v)
-    m, n = _tree.size(errors), _tree.size(v)
-    if m <= n and not (absolute_sigma and m == n):
+    pytree, push = jax.linearize(lambda v: conditions.errors(v, inputs)[0], v)
+    errors, jacobian = _tree.ravel(pytree)[0], materialise(push, v)
+    seen, m = _observations(observations, pytree)
+    n = _tree.size(v)
+    if not _tree.traced(m) and m <= n and not (absolute_sigma and m == n):
         raise ValueError(
-            f"{m} errors do not determine {n} parameters and their scatter: a fit "
-            "needs more errors than parameters."
+            f"{m} observations do not determine {n} parameters and their scatter: a "
+            "fit needs more observations than parameters."
         )
-    jacobian = materialise(push, v)
+    if seen is not None:
+        errors = jnp.where(seen, errors, 0)
+        jacobian = jnp.where(seen[:, None], jacobian, 0)
     # Columns of unit length: parameters of different units do not lose digits.
     scale = jnp.linalg.norm(jacobian, axis=0)
-    upper = jnp.linalg.qr(jacobian / scale[None, :], mode="r")
+    orthogonal, upper = jnp.linalg.qr(jacobian / scale[None, :])
     inverse = jax.scipy.linalg.solve_triangular(upper, jnp.eye(n, dtype=upper.dtype))
-    inverse = inverse / scale[:, None]
-    deviation = jnp.sqrt(jnp.sum(_tree.ravel(errors)[0] ** 2) / max(m - n, 1))
-    factor = jnp.ones_like(deviation) if absolute_sigma else deviation
     # A parameter that the errors do not see leaves a pivot in the rounding errors.
     pivots = jnp.abs(jnp.diagonal(upper))
-    lost = ~jnp.all(pivots > n * jnp.finfo(upper.dtype).eps * jnp.max(pivots))
-    if not _tree.traced(lost) and bool(lost):
-        raise ValueError(
-            "The Jacobian of the errors has not full rank at value: some combination "
-            "of the parameters does not change the fit, and has no finite error. Fix "
-            "or remove a parameter."
-        )
-    inverse = jnp.where(lost, jnp.nan, factor * inverse)
+    eps = float(jnp.finfo(upper.dtype).eps)
+    lost = ~jnp.all(pivots > n * eps * jnp.max(pivots))
+    _refuse(
+        lost,
+        "The Jacobian of the errors has not full rank at value: some combination "
+        "of the parameters does not change the fit, and has no finite error. Fix "
+        "or remove a parameter.",
+    )
+    inverse = inverse / scale[:, None]
+    freedom = jnp.maximum(jnp.asarray(m, errors.dtype) - n, 1)
+    deviation = jnp.sqrt(jnp.sum(errors**2) / freedom)
+    factor = jnp.ones_like(deviation) if absolute_sigma else deviation
+    away = ~_fitted(v, errors, orthogonal, inverse, scale, freedom, absolute_sigma)
+    _refuse(
+        away,
+        "value is no fit: the least sum of squares is more than a hundredth of a "
+        "standard error away. Pass the solution of ix.least_squares, and check that it "
+        "converged.",
+    )
+
+    def half(v: Vector) -> Array:
+        errors, _ = _tree.ravel(conditions.errors(v, inputs)[0])
+        errors = errors if seen is None else jnp.where(seen, errors, 0)
+        return jnp.sum(errors**2) / 2
+
+    hessian = materialise(jax.linearize(jax.grad(half), v)[1], v)
+    curvatures = jnp.linalg.eigvalsh(hessian / scale[:, None] / scale[None, :])
+    peak = ~(curvatures[0] >= -(eps**0.5) * jnp.abs(curvatures[-1]))
+    _refuse(
+        peak,
+        "value is no fit: the sum of squares falls from there in some direction (a "
+        "saddle point or a maximum). Start ix.least_squares elsewhere.",
+    )
+    few = jnp.asarray(m, errors.dtype) < n + (0 if absolute_sigma else 1)
+    inverse = jnp.where(lost | away | peak | few, jnp.nan, factor * inverse)
     matrix = inverse @ inverse.T
     _, unravel = _tree.ravel(v)
     errors_of_parameters = unravel(jnp.sqrt(jnp.diagonal(matrix)))
     return Covariance(matrix, closed.view.from_real(errors_of_parameters), deviation)
+
+
+def _fitted(
+    v: Vector,
+    errors: Float[Array, " m"],
+    orthogonal: Float[Array, "m n"],
+    inverse: Float[Array, "n n"],
+    scale: Float[Array, " n"],
+    freedom: Float[Array, ""],
+    absolute_sigma: bool,
+) -> Bool[Array, ""]:
+    """Whether the parameters are where the linearised errors are least: to a part of
+    their standard errors, or to rounding."""
+    n, eps = scale.size, jnp.finfo(scale.dtype).eps
+    along = orthogonal.T @ errors
+    beyond = jnp.linalg.norm(errors - orthogonal @ along) / jnp.sqrt(freedom)
+    unit = jnp.ones_like(beyond) if absolute_sigma else beyond
+    close = jnp.linalg.norm(along) <= FITTED * n**0.5 * unit
+    # What they change in the errors, and what the parameters as they are do.
+    step = scale * jnp.abs(inverse @ along)
+    effect = scale * jnp.abs(_tree.ravel(v)[0])
+    rounding = 100 * n * eps * jnp.max(effect)
+    return close | jnp.all(step <= jnp.maximum(eps**0.5 * effect, rounding))
+
+
+def _refuse(flag: Bool[Array, ""], why: str) -> None:
+    """An error, where one can be raised."""
+    if not _tree.traced(flag) and bool(flag):
+        raise ValueError(why)
+
+
+def _observations(
+    given: Any, errors: Vector
+) -> tuple[Bool[Array, " m"] | None, int | Int[Array, ""]]:
+    """Which of the errors are observations (`None`: all), and how many."""
+    m = _tree.size(errors)
+    if given is None:
+        return None, m
+    if isinstance(given, int | np.integer) and not isinstance(given, bool):
+        if not 0 < given <= m:
+            raise ValueError(
+                f"observations must be between 1 and the number of errors, {m}, and it "
+                f"is {given}."
+            )
+        return None, int(given)
+    leaves, masks = jax.tree.leaves(errors), jax.tree.leaves(given)
+    shapes = [np.shape(mask) for mask in masks]
+    boolean = all(jnp.result_type(mask) == jnp.bool_ for mask in masks)
+    # (The real and the imaginary part of a complex error come last.)
+    fits = len(leaves) == len(masks) and all(
+        leaf.shape in (shape, (*shape, 2))
+        for leaf, shape in zip(leaves, shapes, strict=True)
+    )
+    if not (boolean and fits):
+        raise ValueError(
+            "observations must be None, how many of the errors are observations, or "
+            "truth values of the shape of the errors, "
+            f"{[leaf.shape for leaf in leaves]}, and it is {given!r}."
+        )
+    numpy = np if not any(map(_tree.traced, masks)) else jnp
+    flat = numpy.concatenate(
+        [
+            numpy.broadcast_to(
+                numpy.reshape(mask, shape + (1,) * (leaf.ndim - len(shape))), leaf.shape
+            ).ravel()
+            for mask, shape, leaf in zip(masks, shapes, leaves, strict=True)
+        ]
+    )
+    count = flat.sum()
+    return jnp.asarray(flat), count if _tree.traced(count) else int(count)

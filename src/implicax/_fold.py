@@ -1,5 +1,6 @@
 """Folds: where a branch of solutions turns round, and how that place moves."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -15,7 +16,6 @@ from ._componentwise import eps
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
 from ._conditions import Conditions
 from ._derivative import Implicit
-from ._iterate import Outcome
 from ._keywords import explained
 from ._lu import DENSE_LIMIT, factorise
 from ._problem import Root
@@ -120,7 +120,7 @@ def fold(
     v0, solver, inputs = stop_gradient((closed.v0, solver, closed.inputs))
     outcome = run(closed.conditions, solver, v0, inputs, int(max_steps), False, None)
     status = _verdict(closed.conditions, outcome.y, v0, inputs, outcome.status)
-    outcome = Outcome(outcome.y, status, outcome.stats, outcome.inverse)
+    outcome = dataclasses.replace(outcome, status=status)
     own = solver if isinstance(solver, AbstractSolver) else None
     name = type(solver).__name__
     return conclude(
@@ -131,7 +131,7 @@ def fold(
         outcome,
         on_failure,
         name,
-        says(solver, outcome),
+        says(outcome),
     )
 
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from . import _componentwise, _tree
-from ._lu import materialise
+from ._lu import Product, materialise
 from ._solution import Status
 from ._system import Point, System
 from ._tree import Vector
@@ -548,11 +548,8 @@ def by_gradients(system: System, point: Point) -> tuple[Vector, Bool[Array, ""]]
     y, g = point.y, point.residual
     if system.reverse_only:  # (A Hessian is symmetric.)
         _, pull = jax.vjp(system.residual, y)
+        product: Product = lambda t: pull(t)[0]  # noqa: E731
     else:
-        _, push = jax.linearize(system.residual, y)
-
-    def product(t: Vector) -> Vector:
-        return pull(t)[0] if system.reverse_only else push(t)
-
+        _, product = jax.linearize(system.residual, y)
     n, _ = jax.scipy.sparse.linalg.cg(product, g, tol=0.1, maxiter=ROUGH_STEPS)
     return n, _tree.dot(n, product(n)) < 0

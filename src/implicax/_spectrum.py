@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from . import _tree
 from ._lu import Product
@@ -59,6 +59,24 @@ def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
     eigenvalue routine, so any device will do, and complex pairs are no special case,
     as they are for a Rayleigh quotient.
     """
+    return _gelfand(_arnoldi(product, like)[0])
+
+
+def no_descent(product: Product, like: Vector) -> Bool[Array, ""]:
+    """Whether no direction of negative curvature is found: of a symmetric map, whether
+    the smallest eigenvalue of Lanczos' process (Arnoldi's, for symmetric maps) is not
+    negative, to half the digits of the largest. It lies above the map's smallest."""
+    matrix, complete = _arnoldi(product, like)
+    values = jnp.linalg.eigvalsh((matrix + matrix.T) / 2)
+    tolerance = _tree.coarsest_eps(like) ** 0.5
+    return complete & (values[0] >= -tolerance * jnp.abs(values[-1]))
+
+
+def _arnoldi(
+    product: Product, like: Vector
+) -> tuple[Float[Array, "m m"], Bool[Array, ""]]:
+    """The Hessenberg matrix of `m <= 40` steps from a random start, and whether all of
+    it is finite."""
     start, unravel = _tree.ravel(probe(like))
     n, dtype = start.size, start.dtype
     m = min(n, ARNOLDI_STEPS)
@@ -82,7 +100,8 @@ def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
     basis = jnp.zeros((m + 1, n), dtype).at[0].set(start)
     hessenberg = jnp.zeros((m + 1, m), dtype)
     _, hessenberg = jax.lax.fori_loop(0, m, step, (basis, hessenberg))
-    return _gelfand(hessenberg[:m])
+    matrix = hessenberg[:m]
+    return matrix, jnp.all(jnp.isfinite(matrix))
 
 
 def _gelfand(matrix: Float[Array, "m m"]) -> Float[Array, ""]:

@@ -1,5 +1,6 @@
 """Transformations of optax, as a solver of ours."""
 
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -9,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from .. import _componentwise, _tree
 from .._minimality import concluded, examine
-from .._system import System
+from .._system import Point, System
 from .._tree import Vector
 from ._base import AbstractSolver, State, tolerance
 from ._engines import library, narrow, widen
@@ -19,6 +20,8 @@ class _Memory(eqx.Module):
     own: Any
     """The transformation's."""
     origin: Vector
+    change: Float[Array, ""]
+    """What a relative change of `y` makes of the gradient, at the iterate."""
 
 
 class Optax(AbstractSolver):
@@ -88,7 +91,10 @@ class Optax(AbstractSolver):
             )
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             memory = self.transformation.init(widen(y))
-        return State.start(system, y, _Memory(jax.tree.map(_strong, memory), y))
+        own = jax.tree.map(_strong, memory)
+        state = State.start(system, y)
+        memory = _Memory(own, y, _change(system, state.point))
+        return dataclasses.replace(state, memory=memory)
 
     def converged(self, state: State) -> Bool[Array, ""]:
         """Whether the gradient is small beside the change that a relative change of `y`
@@ -97,9 +103,10 @@ class Optax(AbstractSolver):
         eps = _tree.coarsest_eps(point.y)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
         size = _tree.largest(point.y).astype(dtype)
-        curvature = point.scale / jnp.where(size > 0, size, 1)
+        change = state.memory.change
+        curvature = change / jnp.where(size > 0, size, 1)
         objective = jnp.abs(jnp.asarray(point.objective, dtype))
-        unit = point.scale + jnp.sqrt(2 * objective * curvature)
+        unit = change + jnp.sqrt(2 * objective * curvature)
         there = (point.norm <= rtol * unit) | (point.norm == 0)
         if self.atol is not None:
             there = there | (point.norm <= self.atol.astype(dtype))
@@ -130,8 +137,21 @@ class Optax(AbstractSolver):
             )
             y = optax.apply_updates(y, steps)
         memory = narrow(jax.tree.map(jnp.asarray, memory), state.memory.own)
-        memory = _Memory(memory, state.memory.origin)
-        return state.move(system, narrow(y, point.y), memory)
+        new = state.move(system, narrow(y, point.y))
+        change = _change(system, new.point)
+        memory = _Memory(memory, state.memory.origin, change)
+        return dataclasses.replace(new, memory=memory)
+
+
+def _change(system: System, point: Point) -> Float[Array, ""]:
+    """`|H y|`, the largest component; a difference where there is no forward mode."""
+    y = jax.lax.stop_gradient(point.y)
+    if system.reverse_only:
+        step = _tree.coarsest_eps(y) ** 0.5
+        there = system.residual(jax.tree.map(lambda x: x * (1 + step), y))
+        gradient = jax.lax.stop_gradient(point.residual)
+        return _tree.largest(_tree.subtract(there, gradient)) / step
+    return _tree.largest(jax.jvp(system.residual, (y,), (y,))[1])
 
 
 def _strong(leaf: Any) -> Array:
