@@ -21,7 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from . import _componentwise, _tree
-from ._lu import Product, materialise
+from ._lu import materialise
 from ._solution import Status
 from ._system import Point, System
 from ._tree import Vector
@@ -242,14 +242,21 @@ def exact(system: System, point: Point) -> Exact:
 
 
 def flat_for_good(
-    system: System, point: Point, basis: Array, null: Array, size: Array, noise: Array
+    system: System,
+    point: Point,
+    basis: Array,
+    null: Array,
+    size: Array,
+    noise: Array,
+    own: Array,
 ) -> Bool[Array, ""]:
     """Whether the gradient is the same far out along null directions.
 
     Where a curvature is lost in rounding the objective may be exactly flat, as where a
     variable is redundant: then it stays so. Or it is the floor of a valley, and where
     that is lowest cannot be seen. `basis` takes directions to unknowns, as in `Exact`;
-    the way is as long as `y` is, `size`.
+    the way is as long as `y` is, `size`. (Its rounding errors are those of the terms
+    that it changes, by the roots of the curvatures, `own`.)
     """
     y = point.y
     flat, unravel = _tree.ravel(y)
@@ -257,10 +264,16 @@ def flat_for_good(
     weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
     length = jnp.linalg.norm(weights)
     way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
-    there = system.residual(unravel(flat + way))
-    g, _ = _tree.ravel(_tree.subtract(there, point.residual))
-    lost = 10 * (noise + 10 * float(_tree.coarsest_eps(y)) * size)
-    return jnp.all(jnp.abs(g @ basis) <= lost)
+    here, _ = _tree.ravel(point.residual)
+
+    def change(way: Array) -> Array:
+        return (_tree.ravel(system.residual(unravel(flat + way)))[0] - here) @ basis
+
+    # (Both ways: one may lead further up a plateau, where nothing is seen any more.)
+    changes = jnp.abs(jax.vmap(change)(jnp.stack([way, -way])))
+    terms = jnp.linalg.norm(own * way)
+    lost = 10 * (noise + 10 * float(_tree.coarsest_eps(y)) * terms)
+    return jnp.all(changes <= lost)
 
 
 def reduced(
@@ -391,7 +404,9 @@ def examine(
         nowhere = model.sloping | level
         size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
         null = model.null
-        good = flat_for_good(system, point, model.basis, null, size, model.noise)
+        good = flat_for_good(
+            system, point, model.basis, null, size, model.noise, model.own
+        )
         isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
@@ -507,7 +522,7 @@ def judge_minimum(
             p = model.basis @ model.q
             size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
             good = flat_for_good(
-                system, point, model.basis, model.null, size, model.noise
+                system, point, model.basis, model.null, size, model.noise, model.own
             )
             level, _ = model.level(flat - start, flat)
             nowhere = model.sloping | level
@@ -548,8 +563,11 @@ def by_gradients(system: System, point: Point) -> tuple[Vector, Bool[Array, ""]]
     y, g = point.y, point.residual
     if system.reverse_only:  # (A Hessian is symmetric.)
         _, pull = jax.vjp(system.residual, y)
-        product: Product = lambda t: pull(t)[0]  # noqa: E731
+
+        def product(t: Vector) -> Vector:
+            return pull(t)[0]
     else:
         _, product = jax.linearize(system.residual, y)
+
     n, _ = jax.scipy.sparse.linalg.cg(product, g, tol=0.1, maxiter=ROUGH_STEPS)
     return n, _tree.dot(n, product(n)) < 0

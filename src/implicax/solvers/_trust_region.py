@@ -62,6 +62,8 @@ class _Memory(eqx.Module):
     """Whether each of them is within the tolerance, ..."""
     floor: Bool[Array, ""]
     """... or is what rounding errors would leave of it."""
+    top: Float[Array, ""]
+    """The objective at the start."""
     level: Bool[Array, ""]
     """Whether the way led along what is flat now, ..."""
     out: Bool[Array, ""]
@@ -133,6 +135,7 @@ class AbstractTrustRegion(AbstractSolver):
             error=inf,
             small=false,
             floor=false,
+            top=inf,
             level=false,
             out=false,
             runs=false,
@@ -243,7 +246,9 @@ class AbstractTrustRegion(AbstractSolver):
         begun = _tree.where(
             fresh, _tree.add(memory.reach, _componentwise.sizes(step.p)), memory.begun
         )
-        easy = (trial.count == 1) & step.interior & (step.reduction <= noise)
+        top = jnp.where(fresh, objective, memory.top)
+        spent = (step.reduction <= noise) | (step.reduction <= eps * (top - objective))
+        easy = (trial.count == 1) & step.interior & spent
         runs = trial.accepted & outwards(step.p, new.y, memory.origin, begun, easy)
 
         # Where nothing is left to gain, stop when neither gradient nor Newton step
@@ -271,6 +276,7 @@ class AbstractTrustRegion(AbstractSolver):
             error=relative(expected, new.y, reach),
             small=small,
             floor=floor,
+            top=top,
             level=level,
             out=size > model.size(memory.origin),
             runs=runs,
@@ -315,7 +321,9 @@ class AbstractTrustRegion(AbstractSolver):
             size = jnp.maximum(model.size(y), root)
             blur = 10 * _tree.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
             basis = model.vectors / model.scale[:, None]
-            good = flat_for_good(system, state.point, basis, null, size, blur)
+            good = flat_for_good(
+                system, state.point, basis, null, size, blur, model.own()
+            )
             free = known & jnp.any(null) & ~good
             status = Status.where(free, Status.degenerate, status)
         level = Status.where(memory.out, Status.unbounded, Status.degenerate)
