@@ -169,5 +169,5 @@ def test_the_readme_names_the_targets_that_exist():
 
 def test_the_statuses_on_the_page_are_the_statuses():
     page = (ROOT / "docs" / "concepts" / "solutions.md").read_text()
-    for name in ("converged", *ix._solution.ADVICE):
+    for name in ("converged", *ix._advice.EQUATIONS):
         assert f"`{name}`" in page

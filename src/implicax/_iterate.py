@@ -304,10 +304,17 @@ def judge(
     rtol: Array | None = None,
     atol: Array | None = None,
 ) -> Outcome:
-    """The outcome of a solve that somebody else made."""
+    """The outcome of a solve that somebody else made.
+
+    `rtol`, `atol`: the relative error that each unknown may have, or the `|F|` that is
+    small enough.
+    """
     if system.objective is not None:
         last = system.evaluate(v)
-        status, error = judge_minimum(system, system.evaluate(v0), last)
+        status, error = judge_minimum(system, system.evaluate(v0), last, rtol)
+        if atol is not None:
+            small = last.norm <= atol.astype(last.norm.dtype)
+            status = Status.where(small, Status.converged, status)
     else:
         last, solved, error = judge_equations(
             system, v0, v, Tolerance(rtol, STRANGERS), atol

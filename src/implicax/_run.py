@@ -66,7 +66,8 @@ def _run_engine(
     watched = conditions if listen is None else watch(conditions, max_steps, listen)
     found = solver.solve(watched, v0, inputs, max_steps)
     system = System.of(conditions, inputs)
-    outcome = judge(system, v0, found.v, found.steps, found.broke)
+    answer = v0, found.v, found.steps, found.broke
+    outcome = judge(system, *answer, solver.rtol, solver.atol)
     outcome = dataclasses.replace(outcome, said=found.said)
     if listen is not None:
         norm = outcome.stats.residual_norm

@@ -4,10 +4,12 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from . import _tree
+from ._advice import EQUATIONS, advice
 from ._enumeration import Enumeration
 
 
@@ -19,10 +21,10 @@ class Status(Enumeration):
     text.
     """
 
-    converged = "The residual met the tolerances."
-    max_steps_reached = "The residual was still above the tolerances after max_steps."
+    converged = "The estimated error of each unknown is within the tolerance."
+    max_steps_reached = "The unknowns were still changing after max_steps."
     diverged = "The residual grew beyond 1e8 times its first value."
-    stagnated = "The residual stopped falling before it met the tolerances."
+    stagnated = "The residual stopped falling before the unknowns were known."
     non_finite = "The function returned NaN or infinity."
     singular = "The Jacobian dF/dy is singular to working precision."
     not_solved = "The value that the solver returned does not solve the equation."
@@ -35,52 +37,6 @@ class Status(Enumeration):
         "derivative."
     )
     linear_solve_failed = "A linear system of a step could not be solved."
-
-
-#: What a person can try, by status.
-ADVICE = {
-    "max_steps_reached": "raise max_steps, loosen rtol/atol, start closer, or use a "
-    "faster solver (ix.Newton, ix.Anderson)",
-    "diverged": "start closer, use ix.Newton (line-searched), or damp: "
-    "ix.Picard(damping=0.5); a map whose spectral radius exceeds 1 does not contract "
-    "(ix.certify reports it)",
-    "stagnated": "the tolerances may be below what the arithmetic can reach (loosen "
-    "rtol/atol or use float64), or there may be no solution nearby (start elsewhere), "
-    "or the map does not contract (use ix.Newton)",
-    "non_finite": "check fn at the initial guess and at solution.value (the last "
-    "finite iterate), start closer, or damp the solver",
-    "singular": "start elsewhere, remove duplicated equations or free directions, or "
-    "use a solver that forms no Jacobian (ix.Anderson, ix.Broyden); where dF/dy is "
-    "singular at the solution, the implicit function theorem gives no derivative",
-    "not_solved": "tighten the solver's own tolerance, and check that it solves the "
-    "equation that the decorator was given",
-    "no_sign_change": "give lower and upper at which fn has opposite signs, or "
-    "neither: a bracket is then sought from y0; a double root has no sign change (use "
-    "ix.Newton)",
-    "failed": "call the solver by itself at this y0 and args, to look closer",
-    "unbounded": "bound the unknowns (by a change of variables, or a penalty)",
-    "saddle": "start elsewhere, or use ix.TrustRegion, which leaves saddle points",
-    "degenerate": "fix or remove what the equations leave free",
-    "linear_solve_failed": "give another linear_solver, or a looser one",
-}
-
-
-#: Likewise where something is minimised.
-ADVICE_FOR_MINIMA = {
-    "max_steps_reached": "raise max_steps, start closer, loosen rtol/atol, or use "
-    "another solver (ix.TrustRegion; for a fit ix.LevenbergMarquardt); and check that "
-    "the objective is bounded below",
-    "diverged": "start closer, use ix.TrustRegion, and check that the objective is "
-    "bounded below",
-    "stagnated": "the tolerances may be below what the arithmetic can reach (loosen "
-    "rtol/atol or use float64), or the objective may have a kink, or none of the "
-    "directions leads down (start elsewhere, use ix.TrustRegion)",
-    "non_finite": "check fn at the initial guess and at solution.value (the last "
-    "finite iterate), or start closer",
-    "singular": "start elsewhere, fix or remove variables that the objective does not "
-    "see, or use ix.TrustRegion; where the Hessian is singular at the minimum, the "
-    "implicit function theorem gives no derivative",
-}
 
 
 class Stats(eqx.Module):
@@ -165,7 +121,7 @@ class Solution(eqx.Module, Generic[Y]):
         told = np.all(np.asarray(self.stats.steps) >= 0)
         steps = _short(self.stats.steps) if told else "not told"
         return (
-            f"Solution: {describe(self.status)}\n"
+            f"Solution: {describe(self.status)}{self._known_to()}\n"
             f"  value     {shown} ({', '.join(kinds)})\n"
             f"  steps     {steps}"
             f" ({_short(self.stats.evaluations)} evaluations)\n"
@@ -177,10 +133,17 @@ class Solution(eqx.Module, Generic[Y]):
             )
         )
 
+    def _known_to(self) -> str:
+        """How right the unknowns are."""
+        error = self.stats.error
+        if np.ndim(error) or not np.isfinite(error):
+            return ""
+        return f", unknowns to about {max(float(error), _eps(self.value)):.0e}"
 
-def _known(leaf: Any) -> bool:
-    """Whether a leaf has a value: no tracer, and nothing but a shape neither."""
-    return eqx.is_array_like(leaf) and not _tree.traced(leaf)
+
+def _eps(value: PyTree[Array]) -> float:
+    """The rounding unit of the least precise leaf."""
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(value))
 
 
 class _Shown(str):
@@ -191,7 +154,7 @@ class _Shown(str):
 
 def describe(status: Status) -> str:
     """A concrete status in words; for a batch, how many lanes ended in which way."""
-    return tally(status, Status, ("converged", *ADVICE))
+    return tally(status, Status, ("converged", *EQUATIONS))
 
 
 def tally(status: Any, kind: Any, names: tuple[str, ...]) -> str:
@@ -244,15 +207,14 @@ class ConvergenceError(SolveError):
         steps = int(solution.stats.steps)
         after = f" after {steps} steps" if steps >= 0 else ""
         reason, kind = name.replace(" ", "_"), "Residual norm"
-        advice = ADVICE[reason]
-        if solution.objective is not None:
+        minimised = solution.objective is not None
+        if minimised:
             kind = "Largest component of the gradient"
-            advice = ADVICE_FOR_MINIMA.get(reason, advice)
         super().__init__(
             f"{solver} did not converge ({name}): {text}\n"
             f"  {kind} {float(solution.stats.residual_norm):.3e}{after}.\n"
             f"{says and f'  It says: {says}' + chr(10)}"
-            f"  What to try: {advice}.\n"
+            f"  What to try: {advice(reason, solver, minimised=minimised)}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."
         )

@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from .._conditions import Conditions
 from .._tree import Vector
@@ -43,7 +43,13 @@ def read(said: Array) -> str:
 
 
 class AbstractEngine(eqx.Module):
-    """A solver that runs to its end by itself."""
+    """A solver that runs to its end by itself.
+
+    `rtol` and `atol` are what its answer is judged by, not what it stops at.
+    """
+
+    rtol: eqx.AbstractVar[Float[Array, ""] | None]
+    atol: eqx.AbstractVar[Float[Array, ""] | None]
 
     @abc.abstractmethod
     def solve(

@@ -4,13 +4,14 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from .. import _tree
 from .._conditions import Conditions, NormalEquations, Stationarity
 from .._losses import Squares
 from .._system import System
 from .._tree import Vector
+from ._base import tolerance
 from ._engines import AbstractEngine, Answer, library, narrow, widen
 
 
@@ -31,12 +32,14 @@ class Optimistix(AbstractEngine):
       `optx.Bisection`, `optx.GoldenSearch` and a bounded `optx.Newton` take, have the
       structure of `y0` (which is real).
 
-    Its own tolerances decide when it stops; then the residual must be below `sqrt(eps)`
-    times its scale (of a minimum: the gradient below `10 sqrt(eps)`), or the status is
-    `not_solved`: so it often is for `optx.NelderMead` of optimistix 0.1.0 with several
-    unknowns, which settles elsewhere (`ix.SciPy("Nelder-Mead")` does not). Needs
-    `pip install 'implicax[optimistix]'`. Raises `TypeError` where the solver is not
-    made for the problem.
+    - `rtol`, `atol`: what the answer is judged by, as in [`implicax.implicit`][].
+
+    Its own tolerances decide when it stops; then each unknown must be right to `rtol`,
+    by the correction that the exact Jacobian (of a minimum: Hessian) asks for, or the
+    status is `not_solved`: so it often is for `optx.NelderMead` of optimistix 0.1.0
+    with several unknowns, which settles elsewhere (`ix.SciPy("Nelder-Mead")` does not).
+    Needs `pip install 'implicax[optimistix]'`. Raises `TypeError` where the solver is
+    not made for the problem.
 
     ```python
     import implicax as ix
@@ -58,8 +61,12 @@ class Optimistix(AbstractEngine):
 
     solver: Any
     options: dict[str, Any]
+    rtol: Float[Array, ""] | None
+    atol: Float[Array, ""] | None
 
-    def __init__(self, solver: Any, options: Any = None):
+    def __init__(
+        self, solver: Any, options: Any = None, *, rtol: Any = None, atol: Any = None
+    ):
         if not is_solver(solver):
             raise TypeError(
                 "ix.Optimistix takes an optimistix solver such as "
@@ -68,6 +75,7 @@ class Optimistix(AbstractEngine):
         if not isinstance(options, dict | None):
             raise TypeError(f"options must be a dict or None, not {options!r}.")
         self.solver = solver
+        self.rtol, self.atol = tolerance(rtol), tolerance(atol)
 
         # As arrays, so that new bounds do not recompile.
         def bound(value: Any) -> Any:

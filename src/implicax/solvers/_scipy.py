@@ -10,13 +10,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from .. import _tree
 from .._conditions import Conditions, NormalEquations, Stationarity
 from .._host import host
 from .._losses import Squares
 from .._tree import Vector
+from ._base import tolerance
 from ._engines import AbstractEngine, Answer, written
 from ._flat import Flat, flat
 from ._scipy_methods import LEAST_SQUARES, MINIMIZE, ROOT, tolerances
@@ -52,10 +53,12 @@ class SciPy(AbstractEngine):
       maxcor=20)`. They come before `tol` and before `max_steps`, which is `maxiter`
       (or, where a method has none, the limit on evaluations).
 
-    Whatever SciPy says, the residual must be below `sqrt(eps)` times its scale (of a
-    minimum: the gradient below `10 sqrt(eps)`, and methods without derivatives do not
-    get much further), or the status is `not_solved`; outside `jit` the error then
-    quotes SciPy. `solution.stats.steps` is SciPy's `nit`, or -1.
+    - `rtol`, `atol`: what the answer is judged by, as in [`implicax.implicit`][].
+
+    Whatever SciPy says, each unknown must be right to `rtol`, by the correction that
+    the exact Jacobian (of a minimum: Hessian) asks for, or the status is `not_solved`;
+    outside `jit` the error then quotes SciPy. `solution.stats.steps` is SciPy's `nit`,
+    or -1.
 
     Needs SciPy, which JAX brings. Raises `ValueError` for a method or an option that
     does not exist, `TypeError` for a method that does not fit the problem.
@@ -84,14 +87,25 @@ class SciPy(AbstractEngine):
     method: str = eqx.field(static=True)
     tol: float | None = eqx.field(static=True)
     options: tuple[tuple[str, Any], ...] = eqx.field(static=True)
+    rtol: Float[Array, ""] | None
+    atol: Float[Array, ""] | None
 
-    def __init__(self, method: str = "hybr", tol: float | None = None, **options: Any):
+    def __init__(
+        self,
+        method: str = "hybr",
+        tol: float | None = None,
+        *,
+        rtol: Any = None,
+        atol: Any = None,
+        **options: Any,
+    ):
         known = {name.lower(): name for name in (*ROOT, *MINIMIZE, *LEAST_SQUARES)}
         if not isinstance(method, str) or method.lower() not in known:
             raise ValueError(
                 f"method must be one of {', '.join(known.values())}, not {method!r}."
             )
         self.method, self.tol = known[method.lower()], tol
+        self.rtol, self.atol = tolerance(rtol), tolerance(atol)
         self.options = tuple(sorted(options.items()))
         try:
             hash(self.options)

@@ -1,0 +1,123 @@
+"""What a person can try, by how a solve ended, and with which solver."""
+
+import re
+
+#: Pieces of advice by status. One that names what is used already is left out.
+EQUATIONS = {
+    "max_steps_reached": (
+        "raise max_steps",
+        "loosen rtol",
+        "start closer",
+        "use ix.Newton()",
+        "use ix.Anderson()",
+    ),
+    "diverged": (
+        "start closer",
+        "use ix.Newton(), which searches along its steps",
+        "damp: ix.Picard(damping=0.5)",
+        "a map whose spectral radius exceeds 1 does not contract (ix.certify tells it)",
+    ),
+    "stagnated": (
+        "there may be no solution nearby: start elsewhere, or look for the least "
+        "residual with ix.least_squares",
+        "follow a solution from an easier problem with ix.continuation",
+        "loosen rtol, or use float64, where rounding is what is left",
+        "use ix.Newton(): it does not need a map that contracts",
+        "use ix.Broyden()",
+    ),
+    "non_finite": (
+        "check fn at the initial guess and at solution.value (the last finite iterate)",
+        "start closer",
+        "keep the unknowns in the domain by a change of variables (y = exp(z) > 0)",
+    ),
+    "singular": (
+        "there may be no solution nearby: start elsewhere",
+        "remove duplicated equations and free directions, or give "
+        "linear_solver=ix.MinimumNorm() to ix.Newton and to ix.Implicit, which "
+        "determine what can be",
+        "use ix.Broyden(), which forms no Jacobian",
+        "where dF/dy is singular at the solution, the implicit function theorem gives "
+        "no derivative",
+    ),
+    "not_solved": (
+        "tighten the solver's own tolerance",
+        "check that it solves the equation that it was given here",
+        "give rtol= (digits of y) if fewer digits are enough",
+    ),
+    "no_sign_change": (
+        "give lower and upper at which fn has opposite signs, or neither: a bracket is "
+        "then sought from y0",
+        "a double root has no sign change: use ix.Newton()",
+    ),
+    "failed": ("call the solver by itself at this y0 and args, to look closer",),
+    "unbounded": (
+        "bound the unknowns by a change of variables or a penalty",
+        "start elsewhere",
+    ),
+    "saddle": ("start elsewhere",),
+    "degenerate": (
+        "the value is right, its derivative does not exist: fix or remove what the "
+        "equations leave free",
+        "give derivative=ix.Implicit(linear_solver=ix.MinimumNorm()) and "
+        'on_failure="ignore" for what they determine',
+        "perturb the problem: solutions meet here (ix.fold finds where)",
+    ),
+    "linear_solve_failed": (
+        "give another linear_solver to the solver, or a looser tolerance to that one",
+        "use ix.Anderson(), which needs none",
+    ),
+}
+
+#: Likewise where something is minimised.
+MINIMA = {
+    "max_steps_reached": (
+        "raise max_steps",
+        "start closer",
+        "loosen rtol",
+        "use ix.TrustRegion()",
+        "check that the objective is bounded below",
+    ),
+    "diverged": (
+        "start closer",
+        "use ix.TrustRegion()",
+        "check that the objective is bounded below",
+    ),
+    "stagnated": (
+        "loosen rtol, or use float64, where rounding is what is left",
+        "the objective may have a kink at its minimum: smooth it",
+        "start elsewhere",
+        "use ix.TrustRegion()",
+    ),
+    "non_finite": EQUATIONS["non_finite"],
+    "singular": (
+        "start elsewhere",
+        "fix or remove variables that the objective does not see",
+        "use ix.TrustRegion()",
+    ),
+    "not_solved": (
+        "tighten the solver's own tolerance",
+        "check that it minimises what it was given here",
+        "use ix.TrustRegion()",
+    ),
+    "unbounded": (
+        "the infimum is not attained: bound the unknowns by a change of variables, or "
+        "add a penalty (separated classes need one)",
+    ),
+    "saddle": ("start elsewhere", "use ix.TrustRegion(), which leaves saddle points"),
+    "degenerate": (
+        "the value is a minimum, but one of many: fix or remove variables that the "
+        "objective does not see, or add a penalty",
+        "give derivative=ix.Implicit(linear_solver=ix.MinimumNorm()) and "
+        'on_failure="ignore" for what it determines',
+    ),
+}
+
+
+def advice(status: str, used: str, *, minimised: bool) -> str:
+    """What to try after `status`, to somebody whose solver is called `used`."""
+    pieces = EQUATIONS[status]
+    if minimised:
+        pieces = MINIMA.get(status, pieces)
+    names = set(re.findall(r"\w+", used))
+    fresh = [p for p in pieces if not names & set(re.findall(r"use ix\.(\w+)", p))]
+    return "; ".join(fresh)
