@@ -229,7 +229,7 @@ def iterate(
         lost = Status.where(verdict.singular, Status.singular, Status.stagnated)
         lost = Status.where(verdict.degenerate, Status.degenerate, lost)
         status = Status.where(verdict.refused | verdict.degenerate, lost, status)
-        status = Status.where(verdict.solved, Status.converged, status)
+        status = Status.where(verdict.solved & ~singular, Status.converged, status)
         error = verdict.error
     converged = status == Status.converged
     stats = Stats(
