@@ -28,12 +28,15 @@ ENTRIES = (
     "grad_in_scan",
     "grad_of_scan",
 )
+#: What tells one solver from another: how a derivative is taken does not depend on who
+#: found the solution, and the whole matrix is that of each way to solve `J t = b`.
+PER_SOLVER = ("value", "jvp", "vjp", "forward_over_reverse", "vmap_of_grad")
 
 
 def transformations(
-    case: Case, solver: Any, **options: Any
+    case: Case, solver: Any, names: tuple[str, ...] = ENTRIES, **options: Any
 ) -> Callable[[], dict[str, Any]]:
-    """All entries of the matrix as one function without arguments."""
+    """Entries of the matrix as one function without arguments."""
     solve = lambda args, y0=None: case.solve(solver, args, y0, **options)
     solution = lambda t: solve(case.along(t))
     loss = lambda t: case.loss(solution(t))
@@ -62,22 +65,23 @@ def transformations(
     def program() -> dict[str, Any]:
         t = jnp.zeros(DIRECTIONS, case.weights.dtype)
         first = jax.tree.map(lambda leaf: leaf[0], case.directions)
-        value, tangent = jax.jvp(solve, (case.args,), (first,))
-        return {
-            "value": value,
-            "jvp": tangent,
-            "vjp": jax.vjp(solve, case.args)[1](case.cotangent)[0],
-            "jacfwd": jax.jacfwd(row)(t),
-            "jacrev": jax.jacrev(row)(t),
-            "forward_over_forward": jax.jacfwd(jax.jacfwd(loss))(t),
-            "forward_over_reverse": jax.jacfwd(jax.jacrev(loss))(t),
-            "reverse_over_forward": jax.jacrev(jax.jacfwd(loss))(t),
-            "reverse_over_reverse": jax.jacrev(jax.jacrev(loss))(t),
-            "vmap_of_grad": jax.vmap(jax.grad(loss))(case.points),
-            "grad_of_vmap": jax.grad(lambda ts: weigh(jax.vmap(loss)(ts)))(case.points),
-            "grad_in_scan": grad_in_scan(case.points),
-            "grad_of_scan": jax.grad(scan)(case.points),
+        along = jax.grad(lambda ts: weigh(jax.vmap(loss)(ts)))
+        every: dict[str, Callable[[], Any]] = {
+            "value": lambda: solve(case.args),
+            "jvp": lambda: jax.jvp(solve, (case.args,), (first,))[1],
+            "vjp": lambda: jax.vjp(solve, case.args)[1](case.cotangent)[0],
+            "jacfwd": lambda: jax.jacfwd(row)(t),
+            "jacrev": lambda: jax.jacrev(row)(t),
+            "forward_over_forward": lambda: jax.jacfwd(jax.jacfwd(loss))(t),
+            "forward_over_reverse": lambda: jax.jacfwd(jax.jacrev(loss))(t),
+            "reverse_over_forward": lambda: jax.jacrev(jax.jacfwd(loss))(t),
+            "reverse_over_reverse": lambda: jax.jacrev(jax.jacrev(loss))(t),
+            "vmap_of_grad": lambda: jax.vmap(jax.grad(loss))(case.points),
+            "grad_of_vmap": lambda: along(case.points),
+            "grad_in_scan": lambda: grad_in_scan(case.points),
+            "grad_of_scan": lambda: jax.grad(scan)(case.points),
         }
+        return {name: every[name]() for name in names}
 
     return program
 
