@@ -177,9 +177,9 @@ def test_trap_2_every_loop_is_bounded():
             logistic, ONE, 1.0, solver=solver, max_steps=1000, on_failure="ignore"
         )
         assert int(solution.stats.steps) <= 1000
-        # Broyden may hit the fixed point to the last bit: then it has converged.
+        # Broyden may hit the fixed point to its rounding: then it has converged.
         if status_name(solution) == "converged":
-            assert float(solution.stats.residual_norm) == 0
+            assert float(solution.stats.residual_norm) <= np.finfo(float).eps
         else:
             assert status_name(solution) in ("stagnated", "max_steps_reached")
 

@@ -133,6 +133,8 @@ class Evidence(eqx.Module):
     """Whether the corrections fall, or are at the square root of rounding already."""
     multiple: Bool[Array, ""]
     """Whether they fall as they do at a singular solution, above rounding."""
+    singular: Bool[Array, ""]
+    """Whether the rounding errors of the equations leave `y` undetermined."""
 
 
 def examine(system: System, answer: Point, reach: Vector) -> Evidence:
@@ -155,7 +157,11 @@ def examine(system: System, answer: Point, reach: Vector) -> Evidence:
     near = (first <= _tree.coarsest_eps(answer.y) ** 0.25) & (first > 10 * floor)
     low, high = MULTIPLE
     multiple = near & (second >= low * first) & (second <= high * first)
-    return Evidence(point, correction, remainder, factor, rows, trusted, multiple)
+    known = relative(noise, answer.y, reach) <= _tree.coarsest_eps(answer.y) ** FLOOR
+    singular = factor.singular | ~known
+    return Evidence(
+        point, correction, remainder, factor, rows, trusted, multiple, singular
+    )
 
 
 def natural(
@@ -239,9 +245,11 @@ def judge_equations(
         error = _unless_zero(seen.correction, v, start, tolerance)
         units = tolerance.units(error, v, reach)
         small = rounded(answer.residual, v, seen.rows)
-        # Where the Jacobian is singular there is no correction: the rows decide.
         solved = seen.trusted & ((units <= 1) | small)
-        solved = jnp.where(seen.factor.singular, small, solved & ~seen.multiple)
+        # Where the Jacobian is singular there is no correction: each equation decides.
+        made_of = _tree.ravel(answer.residual)[1](seen.rows)
+        held = tolerance.units(answer.residual, made_of, reach) <= 1
+        solved = jnp.where(seen.singular, held, solved & ~seen.multiple)
         known = relative(error, v, reach)
     else:
         size = equation_sizes(system, v, answer.residual)

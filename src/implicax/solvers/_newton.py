@@ -388,19 +388,33 @@ class Chord(AbstractSolver):
                 f"the limit is {DENSE_LIMIT}. Use ix.Newton (matrix-free beyond that), "
                 "ix.Broyden or ix.Anderson."
             )
-        return State.start(system, y, factorise(system.jacobian(y)))
+        state = State.start(system, y)
+        factor = factorise(system.jacobian(y))
+        correction = factor.solve(state.point.residual, transposed=False)
+        return dataclasses.replace(state, memory=(factor, correction))
 
     def step(self, system: System, state: State) -> State:
-        point, factor = state.point, state.memory
-        correction = factor.solve(point.residual, transposed=False)
-        return state.move(system, _tree.subtract(point.y, correction), factor)
+        fixed = jax.lax.stop_gradient
+        factor, correction = state.memory
+        new = state.move(system, _tree.subtract(state.point.y, correction))
+        left = factor.solve(new.point.residual, transposed=False)
+        # Its own corrections are its errors, where they fall.
+        old, y = state.point.y, new.point.y
+        falls = natural(old, fixed(correction), y, fixed(left), new.reach)
+        error = jax.tree.map(lambda c: 2 * jnp.abs(c), fixed(left))
+        return dataclasses.replace(
+            new,
+            memory=(factor, left),
+            error=error,
+            moved_by=jnp.where(falls, 0, new.moved_by),
+        )
 
     def why_stuck(self, state: State) -> Status:
-        singular = state.memory.singular
+        singular = state.memory[0].singular
         return Status.where(singular, Status.singular, Status.stagnated)
 
     def approximate_inverse(self, state: State) -> Factor:
-        return state.memory
+        return state.memory[0]
 
 
 def no_elimination(y: Vector) -> Elimination:
