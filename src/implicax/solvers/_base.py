@@ -23,6 +23,9 @@ from .._tree import Vector
 NEAR = 0.25
 
 
+#: Of an equation by itself a secant is believed up to so many times the gain of all: by
+#: chance, some of many equations hardly change in a step.
+OWN = 100.0
 #: A component that has not fallen for so many steps, ...
 IDLE = 8
 #: ... and is below so many rounding units of its leaf's largest, is noise.
@@ -136,7 +139,7 @@ def _secant_error(old: Point, new: Point, reach: Vector) -> tuple[Vector, Array]
         residual, worth = jnp.abs(residual), gain.astype(residual.dtype)
         if not new.fixed_point:
             own = jnp.where(step == 0, 0, step / jnp.where(step == 0, 1, change))
-            worth = jnp.maximum(worth, own)
+            worth = jnp.maximum(worth, jnp.minimum(own, OWN * worth))
         return jnp.where(residual == 0, 0, residual * worth)
 
     return jax.tree.map(error, new.residual, step, change), moved
