@@ -26,7 +26,7 @@ from .solvers._base import AbstractSolver, State
 #: A residual this much above the first one (and the unknown) has diverged.
 DIVERGED = 1e8
 #: How often a solve goes on after an exact correction has refused its answer.
-REFUSALS = 4
+REFUSALS = 64
 #: A solution this much larger than the start may lie at infinity.
 FAR = 10.0
 
