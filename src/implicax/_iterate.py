@@ -270,7 +270,10 @@ def _until_confirmed(
         solved = ((believed | idle) & seen.solved) | solver.absolute(point)
         degenerate = (believed | idle) & seen.degenerate & ~solved
         # The estimate was too small by so much: ask for more of it.
-        missing = jnp.clip(seen.units, 2, 1e6)
+        scaled = _tree.scale(state.distrust, state.error)
+        told = solver.tolerance.units(scaled, point.y, state.reach)
+        missing = 2 * jnp.maximum(seen.units, 1) / jnp.maximum(told, 1e-12)
+        missing = jnp.clip(missing, 2, 1e12)
         distrust = jnp.where(solved, state.distrust, missing * state.distrust)
         state = eqx.tree_at(lambda s: s.distrust, state, distrust)
         refusals, refused = verdict.refusals + 1, believed & ~solved
