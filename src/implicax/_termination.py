@@ -115,6 +115,8 @@ def vanishes(residual: Vector) -> Bool[Array, ""]:
 #: thirds, ... of the last, and what the same Jacobian sees left is 1/4, 8/27, ..., 1/e
 #: of a correction: `(1 - 1/m)^m` at a root of multiplicity `m`.
 MULTIPLE = (0.2, 0.4)
+#: ... while the Jacobian falls to 1/2, 4/9, ..., 1/e of what it was.
+BENT = 0.25
 
 
 class Evidence(eqx.Module):
@@ -157,6 +159,14 @@ def examine(system: System, answer: Point, reach: Vector) -> Evidence:
     near = (first <= _tree.coarsest_eps(answer.y) ** 0.25) & (first > 10 * floor)
     low, high = MULTIPLE
     multiple = near & (second >= low * first) & (second <= high * first)
+    # So do the rounding errors of `F`, by chance; but at a singular solution the
+    # Jacobian changes over the correction by as much as it is.
+    _, change = jax.jvp(system.residual, (point.y,), (remainder,))
+    bend, left = (
+        componentwise.ratio(row, unravel(rows))
+        for row in (_tree.subtract(change, point.residual), point.residual)
+    )
+    multiple = multiple & (bend >= BENT * left)
     known = relative(noise, answer.y, reach) <= _tree.coarsest_eps(answer.y) ** FLOOR
     singular = factor.singular | ~known
     return Evidence(

@@ -156,6 +156,22 @@ def while_loop(
     return jax.lax.while_loop(going, like_the_first, varied(first))
 
 
+def once(function: Callable[[Any], Any], x: Any) -> Any:
+    """`function(x)`, computed once.
+
+    A compiler copies arithmetic into each of its readers, and copies may differ in
+    their rounding errors: then a number is zero for one reader, and for another it is
+    not. What a loop returns it computes once, and this is a loop of one round.
+    """
+
+    def only(carry: Any) -> Any:
+        return ~carry[0], function(x)
+
+    shapes = jax.eval_shape(function, x)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return while_loop(lambda carry: carry[0], only, (jnp.ones((), bool), zeros))[1]
+
+
 def inside_shard_map() -> bool:
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 

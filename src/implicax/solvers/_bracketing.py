@@ -22,6 +22,8 @@ FIRST_REACH = 0.02
 #: Where an end of the search meets the end of the function's domain (NaN), its reach
 #: shrinks by this. It doubles otherwise.
 SHRINK = 0.25
+#: The ends have met at a point that is so many times `eps` from them.
+MET = 4.0
 
 
 def _end(value: Any) -> Float[Array, ""] | None:
@@ -89,6 +91,8 @@ class AbstractBracketing(AbstractSolver):
     precision: ClassVar[float] = 0.9
     # The better end may stay where it is for many steps, while the other one comes.
     patience: ClassVar[float] = 2**24
+    # The error is Newton's correction.
+    exact: ClassVar[bool] = True
 
     lower: eqx.AbstractVar[Float[Array, ""] | None]
     upper: eqx.AbstractVar[Float[Array, ""] | None]
@@ -178,6 +182,9 @@ class AbstractBracketing(AbstractSolver):
         one = jnp.ones((), jnp.int32)
         eps = _tree.coarsest_eps(state.point.y)
         stuck = bracket.encloses & (bracket.width(eps) <= 2)
+        if self._given:
+            # (One end is a root, or what is there is no function.)
+            stuck = stuck | ~bracket.encloses & ~jnp.isnan(f)
         # A search that has left the range of numbers, or cannot move, has found none.
         stuck = stuck | ~encloses & (~jnp.isfinite(x) | (left + right == 0))
         return state.moved(least, memory, one, stuck)
@@ -213,11 +220,13 @@ class AbstractBracketing(AbstractSolver):
         return there | vanishes(point.residual) | self.absolute(point)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
-        # The ends have met. Of a root, that is: at a pole or a jump the sign changes
-        # too.
-        loose = _tree.coarsest_eps(state.point.y) ** 0.5
-        memory = state.memory
-        return memory.bracket.encloses & memory.inward & (self.error(state) <= loose)
+        # The ends have met. Of a root, that is: at a pole the sign changes too, but the
+        # least value lies elsewhere; at a jump the correction is large.
+        eps = _tree.coarsest_eps(state.point.y)
+        bracket = state.memory.bracket
+        y = _tree.ravel(state.point.y)[0][0]
+        best = (jnp.abs(y - bracket.a) <= MET * eps * jnp.abs(y)) | state.memory.inward
+        return bracket.encloses & best & (self.error(state) <= eps**0.5)
 
     def why_stuck(self, state: State) -> Status:
         encloses = state.memory.bracket.encloses
@@ -239,12 +248,16 @@ def _select(condition: Array, x: tuple, y: tuple) -> tuple[Array, Array]:
 
 def _evaluate(system: System, y: Vector) -> tuple[Point, Vector]:
     """The residual, and Newton's correction, from one pass."""
-    one = jax.tree.map(jnp.ones_like, y)
-    if system.reverse_only:
-        residual, pullback = jax.vjp(system.residual, y)
-        (slope,) = pullback(one)
-    else:
-        residual, slope = jax.jvp(system.residual, (y,), (one,))
+
+    def both(y: Vector) -> tuple[Vector, Vector]:
+        one = jax.tree.map(jnp.ones_like, y)
+        if system.reverse_only:
+            residual, pullback = jax.vjp(system.residual, y)
+            return residual, pullback(one)[0]
+        return jax.jvp(system.residual, (y,), (one,))
+
+    # One value for signs and norms alike: a bracket whose ends agree in sign is none.
+    residual, slope = _tree.once(both, y)
     point = Point(y, residual, _tree.largest(residual), fixed_point=system.fixed_point)
     return point, jax.tree.map(lambda f, slope: f / slope, residual, slope)
 
