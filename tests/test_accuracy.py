@@ -89,7 +89,7 @@ def test_it_says_why_it_cannot():
     a = jnp.asarray(1.0)
     with pytest.raises(ix.AccuracyError, match=r"raise max_steps") as caught:
         ask(a, solver=ix.Picard(), max_steps=3)
-    assert "still above the tolerances after max_steps" in str(caught.value)
+    assert "still changing after max_steps" in str(caught.value)
     assert not bool(caught.value.result.met)
     best = ask(a, solver=ix.Picard(), max_steps=3, on_failure="ignore")
     assert not bool(best.met)

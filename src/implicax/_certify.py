@@ -99,7 +99,7 @@ def certify(
     print(f"{certificate.corrected_gradient:.6f}")
     ```
     ```text
-    -0.297247 off by 2.3e-04
+    -0.297812 off by 3.4e-04
     -0.297474
     ```
     """

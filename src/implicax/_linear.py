@@ -333,21 +333,27 @@ def _run(
     symmetric: bool = False,
     options: dict[str, Any] | None = None,
 ) -> Vector:
-    """The user's linear solver.
+    """The user's linear solver, for a right-hand side of size one: what others call
+    zero, or a breakdown, has no unit.
 
     Of lineax, `init` and `compute`, not `lineax.linear_solve`: that one puts a host
     callback into every gradient program, for errors that are data here.
     """
+    size = _tree.largest(b)
+    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    b = _tree.scale(1 / size, b)
     if not isinstance(solver, lx.AbstractLinearSolver):
         flat, unravel = _tree.ravel(b)
         x = solver(lambda x: _flat(product(unravel(x))), flat)
-        return _finite(unravel(jnp.reshape(x, flat.shape).astype(flat.dtype)))
+        x = unravel(jnp.reshape(x, flat.shape).astype(flat.dtype))
+        return _finite(_tree.scale(size, x))
     tags = POSITIVE if symmetric or isinstance(solver, FOR_POSITIVE) else ()
     operator = lx.FunctionLinearOperator(product, _structure(b), tags)
     options = {} if options is None else options
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = solver.init(operator, options)
-        return _finite(solver.compute(state, b, options)[0])
+        x = solver.compute(state, b, options)[0]
+    return _finite(_tree.scale(size, x))
 
 
 def _finite(correction: Vector) -> Vector:

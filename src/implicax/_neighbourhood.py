@@ -60,8 +60,11 @@ def look_around(
     and smoothness, within about `distance`."""
     rough = [_direction(unit, k) for k in range(SAMPLES)]
     near = [_direction(distance, SAMPLES + k) for k in range(DIRECTIONS)]
+    # All unknowns as large as the largest: what one that is zero cancels against.
+    largest = _tree.largest(unit)
+    even = jax.tree.map(lambda u: jnp.full_like(u, largest), unit)
     # Displacement and direction, in the order in which `_smooth` takes them apart.
-    points = [(_tree.zeros_like(y), rough[0])]
+    points = [(_tree.zeros_like(y), p) for p in (even, rough[0])]
     points += [(jax.tree.map(lambda p: LAST_PLACES * eps(p) * p, p), p) for p in rough]
     for times in (1, -1, FARTHER, -FARTHER):
         points += [(jax.tree.map(lambda p, t=times: t * p, p), p) for p in near]
@@ -73,24 +76,26 @@ def look_around(
     # One by one: a large problem has no memory for all of them.
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
     values, slopes = jax.lax.map(at, stacked)
-    changes = jax.tree.map(lambda f: f[1 : 1 + SAMPLES] - f[:1], values)
+    changes = jax.tree.map(lambda f: f[2 : 2 + SAMPLES] - f[:1], values)
     return Neighbourhood(changes, every(jax.tree.map(_smooth, values, slopes, changes)))
 
 
 def _smooth(f: Array, slope: Array, changes: Array) -> Bool[Array, "..."]:
     """Entry by entry, of what was evaluated at all points."""
     unit, shape = eps(f), (4, DIRECTIONS, *f.shape[1:])
-    right, left, _, _ = f[1 + SAMPLES :].reshape(shape)
-    ahead, behind, far_ahead, far_behind = slope[1 + SAMPLES :].reshape(shape)
+    right, left, _, _ = f[2 + SAMPLES :].reshape(shape)
+    ahead, behind, far_ahead, far_behind = slope[2 + SAMPLES :].reshape(shape)
     bend, far_bend = jnp.abs(ahead - behind), jnp.abs(far_ahead - far_behind)
     most = jnp.maximum(jnp.abs(ahead), jnp.abs(behind))
     kink = (bend > max(KINK, unit ** (1 / 3)) * most) & (2 * bend > far_bend)
     # So large a change in the last digits is a jump, and no rounding error. (But one
     # cannot tell where all that an equation depends on is zero, and has no unit.)
-    size = _largest(slope[: 1 + SAMPLES])
+    size = _largest(slope[1 : 2 + SAMPLES])
     known = size > jnp.finfo(size.dtype).tiny ** 0.25
     most_rounding = jnp.where(known, unit**0.25 * size, jnp.inf)
-    rounding = MARGIN * jnp.minimum(_largest(changes), most_rounding)
+    rounding = jnp.minimum(_largest(changes), most_rounding)
+    even = jnp.where(jnp.isfinite(slope[0]), jnp.abs(slope[0]), 0)
+    rounding = MARGIN * jnp.maximum(rounding, unit * even)
     excess = jnp.abs(right - left - ahead - behind)
     jump = excess > (jnp.abs(ahead) + jnp.abs(behind)) / 2 + rounding[None]
     return jnp.isfinite(excess) & jnp.isfinite(far_bend) & ~kink & ~jump

@@ -96,10 +96,14 @@ def _run_in_turns(
         stats = dataclasses.replace(stats, residual_history=None)
         return dataclasses.replace(outcome, stats=stats)
 
+    equations = getattr(conditions, "objective", None) is None
     first, *others = solver.solvers
     outcome = attempt(first)
     for other in others:
         failed = outcome.status != Status.converged
+        if equations:
+            # A solution without a derivative is one, and nobody finds one at it.
+            failed = failed & (outcome.status != Status.degenerate)
         if not _tree.traced(failed):
             if not bool(failed):
                 break

@@ -114,15 +114,17 @@ class Solution(eqx.Module, Generic[Y]):
             raise AttributeError(f"A Solution has no {name!r}{where}.")
 
     def __repr__(self) -> str:
-        if not _tree.known((self.value, self.status, self.stats)):
+        if not _tree.known((self.status, self.stats)):
             return "Solution(<inside a JAX transformation>)"
-        kinds = dict.fromkeys(str(leaf.dtype) for leaf in jax.tree.leaves(self.value))
+        leaves = jax.tree.leaves(self.value)
+        kinds = dict.fromkeys(str(leaf.dtype) for leaf in leaves)
+        dtypes = f" ({', '.join(kinds)})" if _tree.known(leaves) else ""
         shown = jax.tree.map(lambda leaf: _Shown(_short(leaf)), self.value)
         told = np.all(np.asarray(self.stats.steps) >= 0)
         steps = _short(self.stats.steps) if told else "not told"
         return (
             f"Solution: {describe(self.status)}{self._known_to()}\n"
-            f"  value     {shown} ({', '.join(kinds)})\n"
+            f"  value     {shown}{dtypes}\n"
             f"  steps     {steps}"
             f" ({_short(self.stats.evaluations)} evaluations)\n"
             + (

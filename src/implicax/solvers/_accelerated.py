@@ -58,7 +58,7 @@ class Accelerated(AbstractSolver):
         print(f"{solution.value:.5f} {solution.stats.steps}")
     ```
     ```text
-    0.69260 56
+    0.69260 55
     0.69262 5
     ```
     """

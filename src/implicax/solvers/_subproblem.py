@@ -121,8 +121,12 @@ class Spectral(AbstractModel):
         )
 
     def levels(self, p: Vector, y: Vector) -> Bool[Array, ""]:
-        p, y = self.scale * _tree.ravel(p)[0], self.scale * _tree.ravel(y)[0]
-        flat = jnp.linalg.norm(jnp.where(self.null, p @ self.vectors, 0))
+        step, y = _tree.ravel(p)[0], self.scale * _tree.ravel(y)[0]
+        p = self.scale * step
+        # (What the shortest step has along them it needs.)
+        curved = self.basis @ jnp.where(self.null, 0, p @ self.vectors)
+        beyond = self.scale * (step - curved)
+        flat = jnp.linalg.norm(jnp.where(self.null, beyond @ self.vectors, 0))
         size = jnp.maximum(jnp.linalg.norm(y), jnp.linalg.norm(y - p))
         return (flat > 0.1 * size) & (flat > 0.5 * jnp.linalg.norm(p))
 
