@@ -27,11 +27,11 @@ EAGER = [entry for entry in ENTRIES if "vmap" not in entry and "scan" not in ent
 
 @functools.cache
 def computed(name: str, variant: str) -> dict[str, Any]:
-    """All entries of the matrix, in one compiled program."""
+    """All entries of the matrix, compiled."""
     solver, kind = LEGACY[name]
     case = solved_by(ix.host(solver), kind, variant)
     # The name of a solver of the library's is asked for, and not used.
-    return jax.jit(transformations(case, "Newton"))()
+    return transformations(case, "Newton")
 
 
 def eager(case: Case) -> dict[str, Callable[[], Any]]:

@@ -51,7 +51,7 @@ def asked(solver: str, variant: str) -> tuple[str, ...]:
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
     case, names = make(kind, variant), asked(solver, variant)
-    return jax.jit(transformations(case, MINIMISERS[solver], names))()
+    return transformations(case, MINIMISERS[solver], names)
 
 
 @functools.cache

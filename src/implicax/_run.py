@@ -100,15 +100,16 @@ def _run_in_turns(
     first, *others = solver.solvers
     outcome = attempt(first)
     for other in others:
-        failed = outcome.status != Status.converged
-        if equations:
-            # A solution without a derivative is one, and nobody finds one at it.
-            failed = failed & (outcome.status != Status.degenerate)
+        status = outcome.status
+        failed = status != Status.converged
         if not _tree.traced(failed):
-            if not bool(failed):
+            # A solution without a derivative is one, and nobody finds one at it.
+            if not failed or (equations and status == Status.degenerate):
                 break
             outcome = _better(outcome, attempt(other))
         else:
+            if equations:
+                failed = failed & (status != Status.degenerate)
             # What the first one knows of the inverse stays: whoever uses it checks.
             kept = outcome.inverse
             bare = Outcome(outcome.y, outcome.status, outcome.stats, None)

@@ -52,12 +52,15 @@ IDLE = 3
 #: fall by no more than to `LINEAR` of the last, to the very end, are those of a
 #: singular one (to a half of the last: Decker, Keller & Kelley 1983).
 SLOW, LINEAR = 4, 0.4
+#: There the Jacobian falls with the corrections, so that each is at least twice as long
+#: as the last Jacobian had it. (With a derivative that is wrong, it does not.)
+LONGER = 1.5
 
 
 class _Books(eqx.Module):
     """Numbers of Newton's own, in one array (a kernel each otherwise)."""
 
-    numbers: Float[Array, "10"]
+    numbers: Float[Array, "11"]
 
     @classmethod
     def entry(cls, *row: Array) -> "_Books":
@@ -68,7 +71,7 @@ class _Books(eqx.Module):
     @classmethod
     def empty(cls, dtype: Any) -> "_Books":
         inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
-        return cls.entry(inf, inf, zero, inf, inf, zero, zero, zero, zero, inf)
+        return cls.entry(inf, inf, zero, inf, inf, zero, zero, zero, zero, inf, inf)
 
     @property
     def units(self) -> Float[Array, ""]:
@@ -118,6 +121,11 @@ class _Books(eqx.Module):
     def moved(self) -> Float[Array, ""]:
         """The last correction, relative to the largest unknowns on the way."""
         return self.numbers[9]
+
+    @property
+    def left(self) -> Float[Array, ""]:
+        """What is left of it, likewise."""
+        return self.numbers[10]
 
     @property
     def there(self) -> Bool[Array, ""]:
@@ -293,6 +301,7 @@ class Newton(AbstractSolver):
         # (Relative to the largest on the way: the solution may be zero.)
         moved = componentwise.ratio(delta, reach)
         linear = full & (moved >= LINEAR * old.moved) & (moved <= eps**NEAR) & ~exact
+        linear = linear & (moved >= LONGER * old.left)
         short = (trial.length < 1 / 8) & ~trial.rejected
         overruled = trial.rejected | (old.creeping >= CREEPING)
         return _Books.entry(
@@ -306,6 +315,7 @@ class Newton(AbstractSolver):
             old.leaps + overruled.astype(old.leaps.dtype),
             jnp.where(short, old.creeping + 1, 0),
             moved,
+            componentwise.ratio(remainder, reach),
         )
 
     def _too_far(self, state: State, point: Point) -> Bool[Array, ""]:
