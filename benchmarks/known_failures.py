@@ -156,9 +156,7 @@ KNOWN: dict[str, dict[str, Verdicts]] = {
 #: Singular at the published solution, but not at the one that the default finds.
 UNFLAGGED = {"root": ("nl20-scalar",)}
 #: Not singular, yet the certificate refuses: the adjoint system is not solved well
-#: enough (`Bennett5`), or there is no solution to certify (`mgh18-biggs` as a
-#: minimisation, `MGH17` from start 1).
+#: enough (`Bennett5`), or there is no solution to certify (`MGH17` from start 1).
 REFUSED = {
-    "minimum": ("mgh18-biggs",),
     "nist_1": ("Bennett5", "MGH17"),
 }

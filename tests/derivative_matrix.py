@@ -40,7 +40,13 @@ PER_SOLVER = ("value", "jvp", "vjp", "forward_over_reverse", "vmap_of_grad")
 def transformations(
     case: Case, solver: Any, names: tuple[str, ...] = ENTRIES, **options: Any
 ) -> dict[str, Any]:
-    """Entries of the matrix."""
+    """Entries of the matrix, compiled and computed."""
+    every = functions(case, solver, **options)
+    return {name: jax.jit(every[name])() for name in names}
+
+
+def functions(case: Case, solver: Any, **options: Any) -> dict[str, Callable[[], Any]]:
+    """The entries as functions without arguments."""
     solve = lambda args, y0=None: case.solve(solver, args, y0, **options)
     solution = lambda t: solve(case.along(t))
     loss = lambda t: case.loss(solution(t))
@@ -69,7 +75,7 @@ def transformations(
     t = jnp.zeros(DIRECTIONS, case.weights.dtype)
     first = jax.tree.map(lambda leaf: leaf[0], case.directions)
     along = jax.grad(lambda ts: weigh(jax.vmap(loss)(ts)))
-    every: dict[str, Callable[[], Any]] = {
+    return {
         "value": lambda: solve(case.args),
         "jvp": lambda: jax.jvp(solve, (case.args,), (first,))[1],
         "vjp": lambda: jax.vjp(solve, case.args)[1](case.cotangent)[0],
@@ -84,7 +90,6 @@ def transformations(
         "grad_in_scan": lambda: grad_in_scan(case.points),
         "grad_of_scan": lambda: jax.grad(scan)(case.points),
     }
-    return {name: jax.jit(every[name])() for name in names}
 
 
 def entries(

@@ -86,9 +86,12 @@ def test_step_by_step(name, kind):
         assert steps < 60
 
     solution = getattr(ix, kind)(fn, start, solver=solver)
-    assert steps == int(solution.stats.steps)
+    # (The loop goes on where an exact correction does not confirm the estimate.)
+    more = int(solution.stats.steps) - steps
+    assert 0 <= more <= (0 if solver.exact else 2)
     assert relative_error(state.point.y, solution.value) <= 1e-9
-    assert int(state.evaluations) == int(solution.stats.evaluations)
+    if more == 0:
+        assert int(state.evaluations) == int(solution.stats.evaluations)
 
 
 @pytest.mark.parametrize("name", SOLVERS)
