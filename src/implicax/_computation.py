@@ -9,6 +9,7 @@ too: it is then the same computation with other numbers.
 
 import functools
 import itertools
+import weakref
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
 
@@ -35,7 +36,9 @@ class Computation:
     once per Python function.
     """
 
-    def __init__(self, jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int = 0):
+    def __init__(
+        self, jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int, key: Hashable
+    ):
         self._jaxpr = jaxpr
         self._out_tree = out_tree
         #: How many of the constants, the last ones, were numbers in the code.
@@ -45,8 +48,8 @@ class Computation:
             self._flat, list(map(abstract, (*jaxpr.constvars, *jaxpr.invars)))
         )
         #: Equal for what computes the same.
-        self.key: Hashable = (type(self), structure(jaxpr), out_tree, numbers)
-        self._hash = hash(self.key)
+        self.key = key
+        self._hash = hash(key)
 
     def output(self, v: Vector, inputs: PyTree[Array]) -> Any:
         """What `fn` returns."""
@@ -86,7 +89,23 @@ def trace(
     if not any(map(_tree.traced, known)):
         jaxpr, numbers = _numbers_as_inputs(jaxpr)
     out_tree = jax.tree.structure(out_shape)
-    return kind(jaxpr, out_tree, len(numbers)), [*constants, *numbers]
+    return _known(kind, jaxpr, out_tree, len(numbers)), [*constants, *numbers]
+
+
+#: JAX keeps the static arguments of each call inside an eager `jax.grad`, thousands of
+#: them: let those of equal computations be one object.
+_KNOWN: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
+
+
+def _known(
+    kind: type[_Kind], jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int
+) -> _Kind:
+    """The computation, or one that is equal to it."""
+    key = (kind, structure(jaxpr), out_tree, numbers)
+    found = _KNOWN.get(key)
+    if found is None:
+        found = _KNOWN[key] = kind(jaxpr, out_tree, numbers, key)
+    return found
 
 
 def _numbers_as_inputs(jaxpr: Any) -> tuple[jex_core.Jaxpr, list[Array]]:

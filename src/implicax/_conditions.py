@@ -4,6 +4,7 @@ On the real view, closed: functions of the unknown `v` and of all inputs.
 """
 
 import operator
+from collections.abc import Hashable
 from typing import Any, ClassVar
 
 import jax
@@ -29,8 +30,8 @@ class Conditions(Computation):
     #: Whether `dF/dv` is a Hessian, positive definite where all is well.
     symmetric: ClassVar[bool] = False
 
-    def __init__(self, jaxpr: Any, out_tree: Any, numbers: int = 0):
-        super().__init__(jaxpr, out_tree, numbers)
+    def __init__(self, jaxpr: Any, out_tree: Any, numbers: int, key: Hashable):
+        super().__init__(jaxpr, out_tree, numbers, key)
         #: Whether what is traced has a reverse mode only, ...
         self.traced_reverse_only = reverse_only(jaxpr)
         #: ... and whether `F` has.

@@ -1,6 +1,7 @@
 """Enumerations whose values are arrays: one value for each lane of a `vmap`."""
 
 import enum
+import operator
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import equinox as eqx
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
         def where(cls, condition: Any, a: Self, b: Self) -> Self: ...
 
 else:
+
+    def _at_hand(code: Any) -> bool:
+        """Whether this process has it all."""
+        return not _tree.traced(code) and getattr(code, "is_fully_addressable", True)
 
     class Enumeration:
         """Base of the enumerations: `member = "what it means"` in a class body.
@@ -77,6 +82,12 @@ else:
             return np.asarray(table[np.asarray(self._code)])
 
         def __eq__(self, other: object) -> Bool[Array, "..."]:
+            return self._compared(operator.eq, other)
+
+        def __ne__(self, other: object) -> Bool[Array, "..."]:
+            return self._compared(operator.ne, other)
+
+        def _compared(self, compare: Any, other: object) -> Bool[Array, "..."]:
             if not isinstance(other, type(self)):
                 kind = type(self).__name__
                 raise TypeError(
@@ -84,12 +95,13 @@ else:
                     f".{self._names[0]}, and not with {other!r}. (Its name, a string, "
                     "is status.name.)"
                 )
+            codes = self._code, other._code
+            # (NumPy's comparison is no program that an eager `jax.grad` would keep.)
+            if all(map(_at_hand, codes)):
+                codes = tuple(map(np.asarray, codes))
             # Where both are known, so is the answer, also under `jit`.
             with jax.ensure_compile_time_eval():
-                return jnp.asarray(self._code == other._code)
-
-        def __ne__(self, other: object) -> Bool[Array, "..."]:
-            return ~(self == other)
+                return jnp.asarray(compare(*codes))
 
         __hash__ = None
 

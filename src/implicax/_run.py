@@ -126,11 +126,14 @@ def _run_in_turns(
 
 
 def _better(first: Outcome, second: Outcome) -> Outcome:
-    """The second, unless it failed and is further from a solution than the first."""
+    """The second, unless it failed and is further from a solution than the first. (A
+    solution without a derivative is nearer than what is none.)"""
     steps = first.stats.steps + second.stats.steps
     evaluations = first.stats.evaluations + second.stats.evaluations
     norms = first.stats.residual_norm, second.stats.residual_norm
-    good = (second.status == Status.converged) | ~(norms[1] > norms[0])
+    there = [outcome.status == Status.degenerate for outcome in (first, second)]
+    nearer = jnp.where(there[0] == there[1], ~(norms[1] > norms[0]), there[1])
+    good = (second.status == Status.converged) | nearer
     error = jnp.where(good, second.stats.error, first.stats.error)
     stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
     status = Status.where(good, second.status, first.status)
