@@ -48,17 +48,15 @@ def test_value_and_derivatives(name, variant, kind):
     closed = ClosedForm(case)
     origin = np.zeros(DIRECTIONS)
 
+    def solve(t):
+        return case.solve(SOLVERS[name], case.along(t))
+
     def loss(t):
-        return case.loss(case.solve(SOLVERS[name], case.along(t)))
+        return case.loss(solve(t))
 
-    @jax.jit
-    def program(t):
-        value = case.solve(SOLVERS[name], case.along(t))
-        return value, jax.grad(loss)(t), jax.jacfwd(loss)(t), jax.hessian(loss)(t)
-
-    value, reverse, forward, hessian = program(
-        jnp.zeros(DIRECTIONS, case.weights.dtype)
-    )
+    programs = solve, jax.grad(loss), jax.jacfwd(loss), jax.hessian(loss)
+    t = jnp.zeros(DIRECTIONS, case.weights.dtype)
+    value, reverse, forward, hessian = (jax.jit(program)(t) for program in programs)
     allowed = 1e-4 if variant == "float32" else 1e-8
     z = closed.solve(closed.arguments(origin))
     assert relative_error(value, restore(z)) <= allowed

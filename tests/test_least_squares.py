@@ -6,6 +6,7 @@ uses it in its place is wrong; the exact one is held against unrolled Newton ste
 """
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -67,16 +68,15 @@ def ours(solver):
     solve = functools.partial(position, solver=solver and getattr(ix, solver)())
     of = lambda m: loss(solve(m))
 
-    @jax.jit
+    # (Many small programs compile faster than a large one.)
+    both = (jax.jacfwd, jax.jacrev)
+    value, firsts = jax.jit(solve), [jax.jit(mode(solve)) for mode in both]
+    seconds = [
+        jax.jit(outer(inner(of))) for outer, inner in itertools.product(both, both)
+    ]
+
     def program(m):
-        firsts = [jax.jacrev(solve)(m), jax.jacfwd(solve)(m)]
-        seconds = [
-            jax.jacfwd(jax.jacfwd(of))(m),
-            jax.jacfwd(jax.jacrev(of))(m),
-            jax.jacrev(jax.jacfwd(of))(m),
-            jax.jacrev(jax.jacrev(of))(m),
-        ]
-        return solve(m), firsts, seconds
+        return value(m), [first(m) for first in firsts], [two(m) for two in seconds]
 
     return program
 
