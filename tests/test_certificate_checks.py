@@ -278,3 +278,16 @@ def test_a_complex_unknown():
     good = certify(jnp.asarray(1 + 2j) * (1 + 1e-5), jnp.asarray(-3 + 4j))
     assert bool(good.ok), good
     assert not bool(certify(jnp.asarray(1e-6 + 1e-6j), jnp.asarray(0j)).ok)
+
+
+def test_what_cancels_is_no_jump():
+    """The rounding of an angle, where the unknown that turns it is zero but for a
+    rounding error."""
+
+    def fn(y, a):
+        turns = jnp.arctan2(-y[0], y[1]) / (2 * jnp.pi) + 0.25
+        return jnp.stack([y[2] - 10 * turns, jnp.hypot(y[0], y[1]) - a, y[2]])
+
+    value = jnp.asarray([1.0, 3.258841e-17, 0.0])
+    certificate = ix.certify(total, ix.Root(fn), value, 1.0)
+    assert certificate.ok, certificate

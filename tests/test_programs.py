@@ -1,6 +1,7 @@
 """The programs that come out: no callbacks, stored, small, and not compiled twice."""
 
 import copy
+import gc
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import pytest
 from jax.extend import core as jex_core
 
 import implicax as ix
+from implicax._computation import Computation
 
 from .problems import KINDS, SOLVERS, make
 
@@ -283,6 +285,24 @@ def test_nothing_compiles_twice_whatever_the_function_holds(held, caplog):
 
     a = jnp.full(3, 2.0)
     assert quiet(caplog, lambda k: jax.value_and_grad(lambda a: solve(k, a))(a)) == []
+
+
+def test_equal_computations_are_one_object():
+    """JAX keeps what a program was called with inside an eager `jax.grad`."""
+
+    def gradient(scale):
+        fn = lambda y, a: jax.nn.relu(a * y) / 3 + scale
+        return jax.grad(lambda a: ix.fixed_point(fn, 1.0, a).value)(0.5)
+
+    def count():
+        gc.collect()
+        return sum(isinstance(held, Computation) for held in gc.get_objects())
+
+    gradient(1.0)
+    before = count()
+    for k in range(20):
+        gradient(1.0 + k / 100)
+    assert count() <= before
 
 
 def test_nothing_compiles_twice_on_the_host(caplog):

@@ -312,3 +312,64 @@ def test_advice_names_what_is_not_used_already():
     with pytest.raises(ix.ConvergenceError, match="penalty") as caught:
         ix.minimize(lambda y, a: a * jnp.exp(-y), 1.0, 1.0)
     assert "TrustRegion()" not in str(caught.value)
+
+
+def test_rounding_errors_are_no_singular_solution():
+    """Of many lanes with errors of `fn` that no derivative sees, some fall by chance as
+    corrections do at a singular solution."""
+    rng = np.random.default_rng(3)
+    W = jnp.asarray(0.4 * rng.normal(size=(3, 3)))
+    x = jnp.asarray(rng.normal(size=(400, 3)))
+
+    def fn(y, x):
+        noise = jnp.sin(1e9 * jax.lax.stop_gradient(y))
+        return jnp.tanh(W @ y + x) + 3e-14 * noise
+
+    solve = functools.partial(ix.fixed_point, fn, jnp.zeros(3), on_failure="ignore")
+    status = jax.jit(jax.vmap(lambda x: solve(x).status))(x)
+    assert not (status == ix.Status.degenerate).any()
+
+
+def test_a_wrong_derivative_is_no_singular_solution():
+    """Newton's method converges linearly with it, as at a double root."""
+
+    @jax.custom_jvp
+    def square(y):
+        return y**2
+
+    square.defjvp(lambda y, t: (square(y[0]), 4 * y[0] * t[0]))
+    found = ix.root(lambda y, a: square(y) - a, 1.5, 4.0, solver=ix.Newton())
+    assert found.converged
+    np.testing.assert_allclose(found.value, 2.0, rtol=1e-10)
+
+
+@pytest.mark.parametrize("unit", [1e-30, 1.0, 1e30])
+@pytest.mark.parametrize("method", [lx.GMRES, lx.BiCGStab])
+def test_iterative_linear_solvers_know_no_unit(method, unit):
+    """Their breakdowns are told by comparing with constants."""
+
+    def fn(y, a):
+        padded = jnp.pad(y, 1)
+        return a * (4 * y + y**3 - padded[2:] - padded[:-2] - 1)
+
+    krylov = method(rtol=1e-4, atol=0.0)
+    solver = ix.Newton(linear_solver=krylov)
+    found = ix.root(fn, jnp.zeros(50), unit, solver=solver, on_failure="ignore")
+    assert found.converged
+    assert jnp.abs(fn(found.value, 1.0)).max() <= 1e-12
+
+
+def test_a_bracket_whose_residual_the_compiler_computes_anew():
+    """Its copies may differ in their rounding errors: one in a hundred lanes found no
+    end then."""
+
+    def lane(e, M):
+        kepler = lambda E, a: E - a[0] * jnp.sin(E) - a[1]
+        solver = ix.Chandrupatla(M - 1, M + 1)
+        return ix.root(kepler, M, (e, M), solver=solver, on_failure="ignore")
+
+    rng = np.random.default_rng(0)
+    e, M = (jnp.asarray(rng.uniform(*ends, 2000)) for ends in ((0, 0.99), (0.01, 3.1)))
+    found = jax.jit(jax.vmap(lane))(e, M)
+    assert found.converged.all()
+    assert found.stats.steps.max() <= 20
