@@ -8,6 +8,9 @@ import equinox as eqx
 class Fallback(eqx.Module):
     """The first solver; where it fails, the next from the same start; and so on.
 
+    What all fail at is answered by the one that came nearest. A solution of equations
+    that is `degenerate` ends the turns: it is one, and only its derivative is missing.
+
     Outside `jit`, and in a program that is already compiled, what is not needed costs
     nothing. `solution.stats` add up. A derivative that takes steps of a solver
     ([`implicax.Unrolled`][], [`implicax.Truncated`][], [`implicax.OneStep`][]) takes
