@@ -7,9 +7,9 @@ from ._base import State as State
 from ._bracketing import Bisection as Bisection
 from ._bracketing import Chandrupatla as Chandrupatla
 from ._broyden import Broyden as Broyden
+from ._chord import Chord as Chord
 from ._fallback import Fallback as Fallback
 from ._levenberg_marquardt import LevenbergMarquardt as LevenbergMarquardt
-from ._newton import Chord as Chord
 from ._newton import Newton as Newton
 from ._optax import Optax as Optax
 from ._optimistix import Optimistix as Optimistix

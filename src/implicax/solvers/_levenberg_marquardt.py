@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .._curvature import gauss_newton
 from .._losses import Squares
-from .._minimality import concluded, examine, gauss_newton
+from .._minimality import concluded, examine
 from .._solution import Status
 from .._system import System
 from .._tree import Vector

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from .. import _tree
+from .._curvature import lost_in, reduced, trusted_reaction
 from .._lu import Product
-from .._minimality import lost_in, reduced, trusted_reaction
 from .._tree import Vector
 
 #: `|D p|` may miss the radius by this fraction (More 1978, eq. 5.5).

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from .. import _componentwise, _tree
+from .._curvature import flat_for_good
 from .._minimality import (
     DECOMPOSED,
     allowed,
-    flat_for_good,
     relative,
     rounded,
     steady,
