@@ -305,6 +305,37 @@ def test_equal_computations_are_one_object():
     assert count() <= before
 
 
+def test_nothing_is_kept_of_an_eager_gradient():
+    """JAX keeps an entry of 2 to 8 kB for each call of a program inside of one."""
+
+    def gradient(a):
+        fn = lambda y, a: a * y - jnp.cos(y)
+        return jax.grad(lambda a: ix.root(fn, 1.0, a).value)(a)
+
+    def entries():
+        kind = type(jax.jit(abs))
+        programs = [held for held in gc.get_objects() if type(held) is kind]
+        return sum(getattr(program, "_cache_size")() for program in programs)
+
+    gradient(1.5)
+    before = entries()
+    for k in range(20):
+        gradient(1.0 + k / 100)
+    assert entries() < before + 20
+
+
+def test_named_axes_have_a_meaning_inside_their_vmap():
+    """Also where the derivative is taken eagerly, inside of it."""
+
+    def slope(x):
+        fn = lambda y, a: y**2 - jax.lax.psum(a, "lane")
+        return x * jax.grad(lambda a: ix.root(fn, 1.0, a).value)(3.0)
+
+    found = jax.vmap(slope, axis_name="lane")(jnp.arange(3.0))
+    # y = sqrt(3 a), of which `psum` is the sum over lanes
+    assert jnp.allclose(found, jnp.arange(3.0) * 3 / (2 * 3.0))
+
+
 def test_nothing_compiles_twice_on_the_host(caplog):
     """Neither a new host solver at each call nor SciPy."""
     square = lambda y, a: y**2 - a

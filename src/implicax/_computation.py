@@ -47,6 +47,8 @@ class Computation:
         self.forward_only = contains(jaxpr, "while") and lacks_reverse_mode(
             self._flat, list(map(abstract, (*jaxpr.constvars, *jaxpr.invars)))
         )
+        #: What it does beside computing: named axes that it reduces over, say.
+        self.effects = jaxpr.effects
         #: Equal for what computes the same.
         self.key = key
         self._hash = hash(key)

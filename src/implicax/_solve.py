@@ -1,17 +1,20 @@
 """`fixed_point`, `root`, `minimize` and `least_squares`: one path for all problems,
 solvers and derivatives."""
 
+import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
+import jax.core
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from . import _tree
 from ._close import close
 from ._conclude import OnFailure, check_call, conclude, stop_gradient
-from ._conditions import FixedPointConditions, NormalEquations, Stationarity
+from ._conditions import Conditions, FixedPointConditions, NormalEquations, Stationarity
 from ._derivative import AbstractDerivative, Implicit
 from ._keywords import explained
 from ._losses import AbstractLoss
@@ -274,7 +277,8 @@ def _solve(
         solver = default_solver(problem, closed.conditions.traced_reverse_only)
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
-    v0, solver, frozen = stop_gradient((closed.v0, solver, closed.inputs))
+    given = closed.v0, solver, closed.inputs
+    v0, solver, frozen = stop_gradient(given)
     takes_steps = derivative.unrolls or derivative.steps_with_solver
     if takes_steps and isinstance(solver, Fallback):
         solver = solver.solvers[0]
@@ -286,20 +290,36 @@ def _solve(
             "Phantom(steps, damping)."
         )
     inputs = closed.inputs if derivative.unrolls else frozen
-    outcome = run(
-        closed.conditions,
-        solver,
-        v0,
-        inputs,
-        int(max_steps),
-        derivative.unrolls,
-        listen,
-    )
+    with _outside(closed.conditions, given, (v0, solver, inputs)):
+        outcome = run(
+            closed.conditions,
+            solver,
+            v0,
+            inputs,
+            int(max_steps),
+            derivative.unrolls,
+            listen,
+        )
     if listen is not None and not _tree.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
     said = says(outcome)
     return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
+
+
+def _outside(
+    conditions: Conditions, given: PyTree, now: PyTree
+) -> AbstractContextManager[None]:
+    """Where to compute with `now`, which is `given` without tangents.
+
+    Inside an eager `jax.grad` that has values. They could be computed with there as
+    well, but JAX keeps what each call inside a `jax.grad` was compiled for: 4 kB a
+    solve, thousands of times. Named axes have no meaning outside.
+    """
+    was, traced = (any(map(_tree.traced, jax.tree.leaves(x))) for x in (given, now))
+    if was and not traced and not conditions.effects:
+        return jax.core.eval_context()
+    return contextlib.nullcontext()
 
 
 def _name(solver: Any) -> str:
