@@ -17,10 +17,11 @@ primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem
 test: $(VENV)/.test  ## Run the tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
-lint: $(VENV)/.lint  ## Check style and types
+lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	$(BIN)/mkdocs build --strict

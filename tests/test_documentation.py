@@ -24,6 +24,7 @@ import jax
 import pytest
 
 import implicax as ix
+from implicax._core.advice import EQUATIONS
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
@@ -169,5 +170,5 @@ def test_the_readme_names_the_targets_that_exist():
 
 def test_the_statuses_on_the_page_are_the_statuses():
     page = (ROOT / "docs" / "concepts" / "solutions.md").read_text()
-    for name in ("converged", *ix._advice.EQUATIONS):
+    for name in ("converged", *EQUATIONS):
         assert f"`{name}`" in page

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from implicax.__main__ import main
-from implicax.primer import _exact, _problem, run
+from implicax_primer import _exact, _problem, run
 
 Z_STAR = [
     -0.16798191, -0.39130193, -0.83032316, -0.15473165, -0.4114282,
@@ -134,7 +134,7 @@ def computed(monkeypatch, primer, shown):
             show(found)
         return primer
 
-    monkeypatch.setattr("implicax.primer.run", again)
+    monkeypatch.setattr("implicax_primer.run", again)
 
 
 @pytest.mark.usefixtures("computed")
@@ -163,11 +163,11 @@ def test_the_picture_is_written_to_primer_png_by_default(tmp_path, monkeypatch):
 def block(monkeypatch, package):
     """Make `package` look as if it were not installed."""
     for name in list(sys.modules):
-        if name.split(".")[0] == package or name.startswith("implicax.primer._plot"):
+        if name.split(".")[0] == package or name.startswith("implicax_primer._plot"):
             monkeypatch.delitem(sys.modules, name)
-    monkeypatch.delitem(sys.modules, "implicax.primer._report", raising=False)
-    monkeypatch.delattr("implicax.primer._report", raising=False)
-    monkeypatch.delattr("implicax.primer._plot", raising=False)
+    monkeypatch.delitem(sys.modules, "implicax_primer._report", raising=False)
+    monkeypatch.delattr("implicax_primer._report", raising=False)
+    monkeypatch.delattr("implicax_primer._plot", raising=False)
     monkeypatch.setitem(sys.modules, package, None)
 
 

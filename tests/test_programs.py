@@ -16,7 +16,7 @@ import pytest
 from jax.extend import core as jex_core
 
 import implicax as ix
-from implicax._computation import Computation
+from implicax._core.traced_function import Computation
 
 from .problems import KINDS, SOLVERS, make
 
@@ -315,7 +315,7 @@ def test_nothing_is_kept_of_an_eager_gradient():
     def entries():
         kind = type(jax.jit(abs))
         programs = [held for held in gc.get_objects() if type(held) is kind]
-        return sum(getattr(program, "_cache_size")() for program in programs)
+        return sum(program._cache_size() for program in programs)
 
     gradient(1.5)
     before = entries()

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import implicax as ix
-from implicax._linear import Auto, LinearSolve
-from implicax._lu import augment, eliminate, factorise
+from implicax._linear.linear_solve import Auto, LinearSolve
+from implicax._linear.lu import augment, eliminate, factorise
 
 LINEAR_SOLVERS = {
     "auto": "auto",

@@ -2,69 +2,75 @@
 
 from importlib.metadata import version as _version
 
-from ._accuracy import AccuracyError as AccuracyError
-from ._accuracy import CertifiedGradient as CertifiedGradient
-from ._accuracy import certified_gradient as certified_gradient
-from ._branch import Branch as Branch
-from ._branch import BranchError as BranchError
-from ._branch import BranchStatus as BranchStatus
-from ._certificate import Certificate as Certificate
-from ._certify import certify as certify
-from ._continuation import continuation as continuation
-from ._covariance import Covariance as Covariance
-from ._covariance import covariance as covariance
-from ._custom import custom_fixed_point as custom_fixed_point
-from ._custom import custom_root as custom_root
-from ._custom import implicit as implicit
-from ._derivative import AbstractDerivative as AbstractDerivative
-from ._derivative import Implicit as Implicit
-from ._derivative import Neumann as Neumann
-from ._derivative import OneStep as OneStep
-from ._derivative import Phantom as Phantom
-from ._derivative import Truncated as Truncated
-from ._derivative import Unrolled as Unrolled
-from ._fold import fold as fold
-from ._host import Host as Host
-from ._host import host as host
-from ._losses import AbstractLoss as AbstractLoss
-from ._losses import Cauchy as Cauchy
-from ._losses import Huber as Huber
-from ._losses import SoftL1 as SoftL1
-from ._losses import Tukey as Tukey
-from ._losses import Welsch as Welsch
-from ._minimum_norm import MinimumNorm as MinimumNorm
-from ._problem import AbstractProblem as AbstractProblem
-from ._problem import FixedPoint as FixedPoint
-from ._problem import LeastSquares as LeastSquares
-from ._problem import Minimum as Minimum
-from ._problem import Root as Root
-from ._progress import Progress as Progress
-from ._solution import ConvergenceError as ConvergenceError
-from ._solution import Solution as Solution
-from ._solution import Stats as Stats
-from ._solution import Status as Status
-from ._solve import fixed_point as fixed_point
-from ._solve import least_squares as least_squares
-from ._solve import minimize as minimize
-from ._solve import root as root
-from ._system import Point as Point
-from ._system import System as System
-from .solvers import AbstractSolver as AbstractSolver
-from .solvers import Accelerated as Accelerated
-from .solvers import Anderson as Anderson
-from .solvers import Bisection as Bisection
-from .solvers import Broyden as Broyden
-from .solvers import Chandrupatla as Chandrupatla
-from .solvers import Chord as Chord
-from .solvers import Fallback as Fallback
-from .solvers import LevenbergMarquardt as LevenbergMarquardt
-from .solvers import Newton as Newton
-from .solvers import Optax as Optax
-from .solvers import Optimistix as Optimistix
-from .solvers import Picard as Picard
-from .solvers import PseudoTransient as PseudoTransient
-from .solvers import SciPy as SciPy
-from .solvers import State as State
-from .solvers import TrustRegion as TrustRegion
+from implicax._certificates.certificate import Certificate as Certificate
+from implicax._certificates.certified_gradient import AccuracyError as AccuracyError
+from implicax._certificates.certified_gradient import (
+    CertifiedGradient as CertifiedGradient,
+)
+from implicax._certificates.certified_gradient import (
+    certified_gradient as certified_gradient,
+)
+from implicax._certificates.certify import certify as certify
+from implicax._certificates.covariance import Covariance as Covariance
+from implicax._certificates.covariance import covariance as covariance
+from implicax._continuation.branch import Branch as Branch
+from implicax._continuation.branch import BranchError as BranchError
+from implicax._continuation.branch import BranchStatus as BranchStatus
+from implicax._continuation.continuation import continuation as continuation
+from implicax._continuation.fold import fold as fold
+from implicax._core.solution import ConvergenceError as ConvergenceError
+from implicax._core.solution import Solution as Solution
+from implicax._core.solution import Stats as Stats
+from implicax._core.solution import Status as Status
+from implicax._custom import custom_fixed_point as custom_fixed_point
+from implicax._custom import custom_root as custom_root
+from implicax._custom import implicit as implicit
+from implicax._derivatives.base import AbstractDerivative as AbstractDerivative
+from implicax._derivatives.base import Implicit as Implicit
+from implicax._derivatives.base import Neumann as Neumann
+from implicax._derivatives.base import OneStep as OneStep
+from implicax._derivatives.base import Phantom as Phantom
+from implicax._derivatives.base import Truncated as Truncated
+from implicax._derivatives.base import Unrolled as Unrolled
+from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
+from implicax._problems.base import AbstractProblem as AbstractProblem
+from implicax._problems.base import FixedPoint as FixedPoint
+from implicax._problems.base import LeastSquares as LeastSquares
+from implicax._problems.base import Minimum as Minimum
+from implicax._problems.base import Root as Root
+from implicax._problems.equations import Point as Point
+from implicax._problems.equations import System as System
+from implicax._problems.losses import AbstractLoss as AbstractLoss
+from implicax._problems.losses import Cauchy as Cauchy
+from implicax._problems.losses import Huber as Huber
+from implicax._problems.losses import SoftL1 as SoftL1
+from implicax._problems.losses import Tukey as Tukey
+from implicax._problems.losses import Welsch as Welsch
+from implicax._solve import fixed_point as fixed_point
+from implicax._solve import least_squares as least_squares
+from implicax._solve import minimize as minimize
+from implicax._solve import root as root
+from implicax._solvers.accelerated import Accelerated as Accelerated
+from implicax._solvers.anderson import Anderson as Anderson
+from implicax._solvers.base import AbstractSolver as AbstractSolver
+from implicax._solvers.base import State as State
+from implicax._solvers.bracketing import Bisection as Bisection
+from implicax._solvers.bracketing import Chandrupatla as Chandrupatla
+from implicax._solvers.broyden import Broyden as Broyden
+from implicax._solvers.chord import Chord as Chord
+from implicax._solvers.external.host import Host as Host
+from implicax._solvers.external.host import host as host
+from implicax._solvers.external.optax import Optax as Optax
+from implicax._solvers.external.optimistix import Optimistix as Optimistix
+from implicax._solvers.external.scipy import SciPy as SciPy
+from implicax._solvers.fallback import Fallback as Fallback
+from implicax._solvers.levenberg_marquardt import (
+    LevenbergMarquardt as LevenbergMarquardt,
+)
+from implicax._solvers.newton import Newton as Newton
+from implicax._solvers.picard import Picard as Picard
+from implicax._solvers.progress import Progress as Progress
+from implicax._solvers.pseudo_transient import PseudoTransient as PseudoTransient
+from implicax._solvers.trust_region import TrustRegion as TrustRegion
 
 __version__ = _version("implicax")

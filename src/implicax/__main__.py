@@ -44,11 +44,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _primer(json_file: pathlib.Path | None, picture: pathlib.Path | None) -> None:
     # Everything that can be missing or unwritable is found out before the work.
-    from .primer import _report, run
+    from implicax_primer import _report, run
 
     draw = None
     if picture is not None:
-        from .primer._plot import plot as draw
+        from implicax_primer._plot import plot as draw
     for path in (json_file, picture):
         if path is not None:
             _check_writable(path)

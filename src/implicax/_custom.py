@@ -8,20 +8,20 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from . import _tree
-from ._calling import check_decorated, run
-from ._checks import match
-from ._close import Closed, close
-from ._conclude import OnFailure, check_call, conclude, stop_gradient
-from ._conditions import Conditions
-from ._derivative import AbstractDerivative, Implicit
-from ._host import Host
-from ._iterate import Outcome, judge
-from ._problem import AbstractProblem, FixedPoint, Root
-from ._solution import Solution
-from ._system import System
-from ._tree import Vector
-from .solvers._base import tolerance
+from implicax._build_solution import OnFailure, check_call, conclude, stop_gradient
+from implicax._core import tree_math
+from implicax._core.checks import match
+from implicax._core.solution import Solution
+from implicax._core.tree_math import Vector
+from implicax._core.user_function import check_decorated, run
+from implicax._derivatives.base import AbstractDerivative, Implicit
+from implicax._problems.base import AbstractProblem, FixedPoint, Root
+from implicax._problems.canonical import Closed, close
+from implicax._problems.conditions import Conditions
+from implicax._problems.equations import System
+from implicax._solvers.base import tolerance
+from implicax._solvers.external.host import Host
+from implicax._solvers.loop import Outcome, judge
 
 Solver = Callable[..., Any]
 
@@ -138,7 +138,7 @@ def implicit(
             lost = jnp.asarray(lost)
             outcome = _judge(closed.conditions, v0, v, inputs, lost, tolerances)
             says = ""
-            if isinstance(solver, Host) and not _tree.traced(lost) and bool(lost):
+            if isinstance(solver, Host) and not tree_math.traced(lost) and bool(lost):
                 says = solver.failures[-1]
             solution = conclude(
                 problem, closed, None, derivative, outcome, on_failure, name, says

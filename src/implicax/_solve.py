@@ -11,26 +11,29 @@ import jax.core
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from . import _tree
-from ._close import close
-from ._conclude import OnFailure, check_call, conclude, stop_gradient
-from ._conditions import Conditions, FixedPointConditions, NormalEquations, Stationarity
-from ._derivative import AbstractDerivative, Implicit
-from ._keywords import explained
-from ._losses import AbstractLoss
-from ._problem import AbstractProblem, FixedPoint, LeastSquares, Minimum, Root
-from ._progress import Listener, listener
-from ._run import check_solver, run, says
-from ._solution import Solution, Y
-from .solvers import (
-    AbstractSolver,
-    Anderson,
-    Fallback,
-    LevenbergMarquardt,
-    Newton,
-    TrustRegion,
+from implicax._build_solution import OnFailure, check_call, conclude, stop_gradient
+from implicax._core import tree_math
+from implicax._core.keywords import explained
+from implicax._core.solution import Solution, Y
+from implicax._derivatives.base import AbstractDerivative, Implicit
+from implicax._problems.base import (
+    AbstractProblem,
+    FixedPoint,
+    LeastSquares,
+    Minimum,
+    Root,
 )
-from .solvers._engines import engine
+from implicax._problems.canonical import close
+from implicax._problems.conditions import (
+    Conditions,
+)
+from implicax._problems.losses import AbstractLoss
+from implicax._solvers.base import AbstractSolver
+from implicax._solvers.defaults import default_solver
+from implicax._solvers.external.dispatch import engine
+from implicax._solvers.fallback import Fallback
+from implicax._solvers.progress import Listener, listener
+from implicax._solvers.run import check_solver, run, says
 
 
 @explained
@@ -300,7 +303,7 @@ def _solve(
             derivative.unrolls,
             listen,
         )
-    if listen is not None and not _tree.traced(outcome.stats.steps):
+    if listen is not None and not tree_math.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
     said = says(outcome)
@@ -316,7 +319,7 @@ def _outside(
     well, but JAX keeps what each call inside a `jax.grad` was compiled for: 4 kB a
     solve, thousands of times. Named axes have no meaning outside.
     """
-    was, traced = (any(map(_tree.traced, jax.tree.leaves(x))) for x in (given, now))
+    was, traced = (any(map(tree_math.traced, jax.tree.leaves(x))) for x in (given, now))
     if was and not traced and not conditions.effects:
         return jax.core.eval_context()
     return contextlib.nullcontext()
@@ -326,16 +329,3 @@ def _name(solver: Any) -> str:
     if isinstance(solver, Fallback):
         return ", then ".join(map(_name, solver.solvers))
     return type(solver).__name__
-
-
-def default_solver(problem: AbstractProblem, reverse_only: bool = False) -> Any:
-    """What `solver=None` means; `reverse_only` if `fn` has a VJP but no JVP."""
-    conditions = problem.conditions
-    if issubclass(conditions, NormalEquations):
-        exact = TrustRegion()
-        return exact if reverse_only else Fallback(LevenbergMarquardt(), exact)
-    if issubclass(conditions, Stationarity):
-        return TrustRegion()
-    if issubclass(conditions, FixedPointConditions):
-        return Anderson()
-    return Newton() if reverse_only else Fallback(Newton(), LevenbergMarquardt())

@@ -1,0 +1,106 @@
+"""From what a solver left behind to a `Solution`: one way out for all solvers."""
+
+from typing import Any, Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, PyTree
+
+from implicax._core import tree_math
+from implicax._core.solution import ConvergenceError, Solution, Status
+from implicax._core.tree_math import Vector
+from implicax._derivatives.base import AbstractDerivative
+from implicax._problems.base import AbstractProblem
+from implicax._problems.canonical import Closed
+from implicax._problems.conditions import Conditions, Stationarity
+from implicax._solvers.loop import Outcome
+
+OnFailure = Literal["raise", "ignore"]
+
+
+def conclude(
+    problem: AbstractProblem,
+    closed: Closed,
+    solver: Any,
+    derivative: AbstractDerivative,
+    outcome: Outcome,
+    on_failure: OnFailure,
+    name: str,
+    says: str = "",
+) -> Solution[Any]:
+    """The outcome with its derivative attached; failures raise or become NaN.
+
+    `solver` is what took the steps, or `None` if that is not one of ours; error
+    messages call it `name`, and quote what it `says`.
+    """
+    failed = outcome.status != Status.converged
+    concrete = not tree_math.traced(failed)
+    poison = on_failure == "raise" and not concrete
+    y, aux, objective = _differentiate(
+        closed.conditions,
+        solver,
+        derivative.on(closed.view),
+        outcome,
+        closed.inputs,
+        problem.has_aux,
+        poison,
+    )
+    solution = Solution(
+        closed.view.from_real(y),
+        closed.restore_aux(aux),
+        outcome.status,
+        outcome.stats,
+        objective,
+    )
+    if on_failure == "raise" and concrete and bool(failed):
+        raise ConvergenceError(solution, name, says)
+    return solution
+
+
+@eqx.filter_jit
+def _differentiate(
+    conditions: Conditions,
+    solver: Any,
+    derivative: AbstractDerivative,
+    outcome: Outcome,
+    inputs: PyTree[Array],
+    has_aux: bool,
+    poison: bool,
+) -> tuple[Vector, list[Array], Array | None]:
+    """The solution with its derivative attached, and the auxiliary output and the
+    objective at it."""
+    y = derivative.attach(conditions, solver, outcome, inputs)
+    objective = None
+    if isinstance(conditions, Stationarity):
+        objective = derivative.attach_objective(conditions, y, outcome, inputs)
+    if poison:
+        solved = outcome.status == Status.converged
+        y, objective = poisoned((y, objective), solved)
+    return y, (conditions(y, inputs)[1] if has_aux else []), objective
+
+
+def poisoned(tree: PyTree[Array], good: Bool[Array, ""]) -> PyTree[Array]:
+    """The tree, or NaN where it is not good."""
+    # A product, not a `where`: the derivative of a failed lane must be NaN too.
+    factor = jnp.where(good, 1.0, jnp.nan)
+    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+
+def stop_gradient(tree: PyTree) -> PyTree:
+    arrays, others = eqx.partition(tree, eqx.is_array)
+    frozen = jax.lax.stop_gradient(arrays)
+    # Under `jax.grad` what is left of a Python number may not be an array.
+    return eqx.combine(jax.tree.map(jnp.asarray, frozen), others)
+
+
+def check_call(derivative: Any, on_failure: Any) -> None:
+    """An error unless these are options of a solve."""
+    if not isinstance(derivative, AbstractDerivative):
+        raise TypeError(
+            "derivative must be one of ix.Implicit(), Unrolled(), Truncated(steps), "
+            "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
+            f"{derivative!r}."
+        )
+    if on_failure not in ("raise", "ignore"):
+        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")

@@ -1,0 +1,1 @@
+"""Branches of solutions, and their folds."""

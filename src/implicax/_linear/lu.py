@@ -1,0 +1,159 @@
+"""Gaussian elimination of `J t = b` with `J` formed: factors to keep, or one solve."""
+
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from implicax._core import tree_math
+from implicax._core.tree_math import Vector
+
+Product = Callable[[Vector], Vector]
+
+
+class Factor(eqx.Module):
+    """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.
+
+    The scaling makes pivoting, and the verdict on singularity, independent of the units
+    of the equations (Golub & Van Loan, *Matrix Computations*, sec. 3.5.2).
+    """
+
+    lu: Float[Array, "n n"]
+    permutation: Int[Array, " n"]
+    scale: Float[Array, " n"]
+    """The largest absolute entry of each row of `J`."""
+
+    @property
+    def singular(self) -> Bool[Array, ""]:
+        """Whether `J` is singular to working precision."""
+        return _singular(self.lu)
+
+    @property
+    def size(self) -> Float[Array, ""]:
+        """The largest entry of `J`."""
+        return tree_math.maximum(self.scale)
+
+    def solve(self, b: Vector, transposed: bool) -> Vector:
+        """`J^-1 b`, or `J^-T b`."""
+        flat, unravel = tree_math.ravel(b)
+        if flat.size == 1:
+            return unravel(flat / self.scale / self.lu[0])
+        lower, upper = {"lower": True, "unit_diagonal": True}, {"lower": False}
+        triangular = jax.scipy.linalg.solve_triangular
+        if transposed:
+            half = triangular(self.lu, flat, trans=1, **upper)
+            rows = triangular(self.lu, half, trans=1, **lower)
+            # `P^T rows` by comparing all with all: a scatter is a sequential loop.
+            here = (
+                self.permutation[:, None]
+                == jnp.arange(rows.size, dtype=jnp.int32)[None, :]
+            )
+            x = jnp.sum(jnp.where(here, rows[:, None], 0), axis=0) / self.scale
+        else:
+            rows = (flat / self.scale)[self.permutation]
+            x = triangular(self.lu, triangular(self.lu, rows, **lower), **upper)
+        return unravel(x)
+
+
+def factorise(matrix: Float[Array, "n n"]) -> Factor:
+    """LU with scaled partial pivoting."""
+    scale = row_scale(matrix)
+    if scale.size == 1:
+        zero = jnp.zeros((1,), jnp.int32)
+        return Factor(matrix / scale[:, None], zero, scale)
+    lu, _, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
+    return Factor(lu, permutation, scale)
+
+
+class Elimination(eqx.Module):
+    """Gauss' elimination of one system `J t = b`: the LU of the `n x (n + 1)` matrix
+    `D^-1 [J, b]`.
+
+    Its last column is `L^-1 P D^-1 b`, so the solution takes one triangular solve and
+    no permutation (which would be a loop of `n` sequential steps).
+    """
+
+    lu: Float[Array, "n n"]
+    pivots: Int[Array, " n"]
+    scale: Float[Array, " n"]
+    solution: Float[Array, " n"]
+    """`t = J^-1 b`."""
+
+    @property
+    def singular(self) -> Bool[Array, ""]:
+        return _singular(self.lu)
+
+    @property
+    def factor(self) -> Factor:
+        """For other right-hand sides."""
+        n = self.scale.size
+        permutation = jax.lax.linalg.lu_pivots_to_permutation(self.pivots, n)
+        return Factor(self.lu, permutation, self.scale)
+
+
+def augment(
+    matrix: Float[Array, "n n"], b: Float[Array, " n"]
+) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
+    """`D^-1 [J, b]` and the diagonal of `D`."""
+    scale = row_scale(matrix)
+    return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
+
+
+def eliminate(
+    augmented: Float[Array, "n n+1"], scale: Float[Array, " n"]
+) -> Elimination:
+    """Gauss' elimination of what `augment` returned.
+
+    A single equation is a division: a million of them take no million calls of LAPACK.
+    """
+    if scale.size == 1:
+        lu, half = augmented[:, :1], augmented[:, 1]
+        return Elimination(lu, jnp.zeros((1,), jnp.int32), scale, half / lu[0])
+    both, pivots, _ = jax.lax.linalg.lu(augmented)
+    lu, half = both[:, :-1], both[:, -1]
+    return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))
+
+
+def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The largest absolute entry of each row."""
+    # By columns, which is how the matrix was made: no transposed copy.
+    largest = tree_math.maximum(jnp.abs(matrix.T), axis=0)
+    return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
+
+
+def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
+    """Whether a pivot is lost in the rounding errors of its own column.
+
+    It is at `<= 16 n eps` times the column's largest entry in `U`. The rows have been
+    scaled and the columns are compared with themselves, so a matrix that is only badly
+    *scaled*, `diag(1, 1e-20)`, is not called singular.
+    """
+    threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
+    columns = tree_math.maximum(jnp.abs(jnp.triu(lu)), axis=0)
+    return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
+
+
+def materialise(
+    product: Product, like: Vector, unit: Array | float = 1.0
+) -> Float[Array, "m n"]:
+    """The matrix of a linear map of such vectors, column by column (times `unit`)."""
+    flat, unravel = tree_math.ravel(like)
+
+    def column(e: Array) -> Array:
+        return tree_math.ravel(product(unravel(e)))[0]
+
+    basis = jnp.asarray(unit, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
+    # Inside `jax.shard_map` a tangent must vary over the mesh as its primal does.
+    basis = jnp.where((flat == flat)[None, :], basis, basis)
+    return jax.vmap(column, out_axes=1)(basis)
+
+
+def no_elimination(y: Vector) -> Elimination:
+    """A placeholder of the right shape. As an approximate inverse it is infinite, so
+    whoever reuses it finds out at once and factorises afresh."""
+    n, dtype = tree_math.size(y), tree_math.working_dtype(y)
+    pivots = jnp.arange(n, dtype=jnp.int32)
+    zeros, ones = jnp.zeros((n, n), dtype), jnp.ones((n,), dtype)
+    return Elimination(zeros, pivots, ones, ones)

@@ -1,0 +1,1 @@
+"""What holds at a solution: a problem and its optimality conditions."""

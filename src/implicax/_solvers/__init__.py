@@ -1,0 +1,1 @@
+"""How a solution is found: one algorithm a file."""

@@ -1,0 +1,248 @@
+"""The exact Hessian at a point, decomposed: where it curves, and what rounding leaves
+of that.
+
+Eigenvalues that are lost in rounding belong to *null* directions. They are told from
+curvatures in the scaling that makes all diagonal entries of the Hessian one, so that
+units do not matter; and a sum of squares is decomposed without squaring its Jacobian.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from implicax._core import tree_math
+from implicax._core.tree_math import Vector
+from implicax._linear.lu import materialise
+from implicax._problems.equations import Point, System
+
+
+def trusted_reaction(y: Vector) -> float:
+    """How many times its own scale an unknown may move by an error of the gradient, if
+    it is to be called zero by what rounding errors do to it."""
+    return 0.1 * float(tree_math.coarsest_eps(y)) ** -0.5
+
+
+class Exact(eqx.Module):
+    """The exact Hessian at a point: `X^T H X = diag(w)`, with a diagonal of ones before
+    it was decomposed, and slopes `X^T g`."""
+
+    basis: Float[Array, "n n"]
+    inverse: Float[Array, "n n"]
+    """Of the basis."""
+    values: Float[Array, " n"]
+    """`w`, zero where it is lost in rounding."""
+    slopes: Float[Array, " n"]
+    noise: Float[Array, ""]
+    """How large the rounding errors of the slopes are."""
+    unit: Float[Array, ""]
+    """How far one goes, in the basis, before the objective changes by itself."""
+    zero: Bool[Array, ""]
+    """Whether the objective is a sum of errors that are all lost in their own."""
+
+    @property
+    def null(self) -> Bool[Array, " n"]:
+        return self.values == 0
+
+    @property
+    def q(self) -> Float[Array, " n"]:
+        """Newton's correction in the basis, of what has a curvature."""
+        return jnp.where(
+            self.null, 0, -self.slopes / jnp.where(self.null, 1, self.values)
+        )
+
+    @property
+    def reaction(self) -> Float[Array, " n"]:
+        """How far rounding errors of the slopes move each unknown."""
+        w = jnp.where(self.null, jnp.inf, self.values)
+        rows = jnp.linalg.norm(self.basis / w[None, :], axis=1)
+        trusted = rows * self.own <= trusted_reaction(self.slopes)
+        return self.noise * jnp.where(trusted, rows, 0)
+
+    @property
+    def own(self) -> Float[Array, " n"]:
+        """The roots of the diagonal of `H`."""
+        return jnp.sqrt(jnp.abs(self.values @ self.inverse**2))
+
+    @property
+    def sloping(self) -> Bool[Array, ""]:
+        """Whether there is a slope where there is no curvature."""
+        return jnp.any(self.null & (jnp.abs(self.slopes) > self.noise))
+
+    @property
+    def curved_down(self) -> Bool[Array, ""]:
+        return jnp.any(self.values < 0)
+
+    def level(self, p: Array, y: Array) -> tuple[Array, Array]:
+        """Whether a way `p` to `y`, long beside it, led mostly along what is flat now:
+        then nothing is isolated there; and whether it led outwards: then nothing is
+        attained."""
+        parts, y = self.inverse @ p, self.inverse @ y
+        null = jnp.linalg.norm(jnp.where(self.null, parts, 0))
+        size, start = jnp.linalg.norm(y), jnp.linalg.norm(y - parts)
+        far = null > 0.1 * jnp.maximum(size, start)
+        return far & (null > 0.5 * jnp.linalg.norm(parts)), size > start
+
+
+def lost_in(values: Array) -> Float[Array, ""]:
+    """Eigenvalues or singular values of this size are rounding errors, of the
+    decomposition and of the entries."""
+    eps = jnp.finfo(values.dtype).eps
+    return 10 * values.size * eps * tree_math.maximum(jnp.abs(values))
+
+
+def unit_diagonal(matrix: Array) -> Float[Array, " n"]:
+    """The `d` with which `matrix / d_i / d_j` has a diagonal of ones (where it can)."""
+    d = jnp.sqrt(jnp.abs(jnp.diagonal(matrix)))
+    return jnp.where((d > 0) & jnp.isfinite(d), d, 1)
+
+
+def exact(system: System, point: Point) -> Exact:
+    """The Hessian of the objective at a point, decomposed.
+
+    That of a sum of squares is `J^T J + P`. It is decomposed without squaring `J`: with
+    `J = U S V^T`, the matrix `S^-1 V^T H V S^-1 = I + S^-1 V^T P V S^-1`.
+    """
+    y, (g, _) = point.y, tree_math.ravel(point.residual)
+    n, eps = g.size, float(jnp.finfo(g.dtype).eps)
+    flat, _ = tree_math.ravel(y)
+    if system.errors is None or system.errors_reverse_only:
+        matrix = system.jacobian(y)
+        finite = jnp.all(jnp.isfinite(matrix))
+        matrix = jnp.where(finite, (matrix + matrix.T) / 2, 0)
+        energy = jnp.abs(flat @ (matrix @ flat))
+        zero = jnp.zeros((), bool)
+        basis = inverse = jnp.eye(n, dtype=g.dtype)
+        slopes, kept = g, jnp.ones((n,), bool)
+    else:
+        J, r, P, terms = parts(system, y)
+        finite = jnp.all(jnp.isfinite(J)) & jnp.all(jnp.isfinite(P))
+        J, P = jnp.where(finite, J, 0), jnp.where(finite, (P + P.T) / 2, 0)
+        energy = jnp.sum((J @ flat) ** 2)
+        zero = jnp.all(jnp.abs(r) <= 10 * n * eps * (jnp.abs(J) @ jnp.abs(flat)))
+        d = jnp.linalg.norm(J, axis=0)
+        d = jnp.where(d > 0, d, 1)
+        J, r = reduced(J / d[None, :], r)
+        left, s, right = jnp.linalg.svd(J, full_matrices=True)
+        s = jnp.concatenate([s, jnp.zeros((n - s.size,), s.dtype)])
+        kept = s > lost_in(s)
+        r = r @ left
+        r = jnp.concatenate([r, jnp.zeros((n,), r.dtype)])[:n]
+        unit = jnp.where(kept, s, 1)
+        basis = right.T / unit[None, :] / d[:, None]
+        inverse = unit[:, None] * right * d[None, :]
+        # (An entry is no larger than its rounding errors where it should be zero.)
+        second = basis.T @ P @ basis
+        terms = jnp.abs(basis).T @ terms @ jnp.abs(basis)
+        second = jnp.where(jnp.abs(second) > 10 * n * eps * terms, second, 0)
+        matrix = jnp.diag(jnp.where(kept, 1.0, 0.0)) + second
+        slopes = jnp.where(kept, r, 0)
+    # (What `J` does not see stays as small as it is.)
+    d = jnp.where(kept, unit_diagonal(matrix), 1)
+    values, vectors = jnp.linalg.eigh(matrix / d[:, None] / d[None, :])
+    values = jnp.where(jnp.abs(values) > lost_in(values), values, 0)
+    objective = jnp.abs(jnp.asarray(point.objective, g.dtype))
+    root = jnp.sqrt(2 * objective) + jnp.sqrt(energy)
+    rounding = 10 * float(tree_math.coarsest_eps(y)) * root
+    return Exact(
+        basis / d[None, :] @ vectors,
+        vectors.T @ (d[:, None] * inverse),
+        values,
+        jnp.where(finite, (slopes / d) @ vectors, jnp.nan),
+        rounding,
+        jnp.sqrt(2 * objective),
+        zero,
+    )
+
+
+def flat_for_good(
+    system: System,
+    point: Point,
+    basis: Array,
+    null: Array,
+    size: Array,
+    noise: Array,
+    own: Array,
+) -> Bool[Array, ""]:
+    """Whether the gradient is the same far out along null directions.
+
+    Where a curvature is lost in rounding the objective may be exactly flat, as where a
+    variable is redundant: then it stays so. Or it is the floor of a valley, and where
+    that is lowest cannot be seen. `basis` takes directions to unknowns, as in `Exact`;
+    the way is as long as `y` is, `size`. (Its rounding errors are those of the terms
+    that it changes, by the roots of the curvatures, `own`.)
+    """
+    y = point.y
+    flat, unravel = tree_math.ravel(y)
+    # (All null directions at once, none of them weighed like another.)
+    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
+    length = jnp.linalg.norm(weights)
+    way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
+    here, _ = tree_math.ravel(point.residual)
+
+    def change(way: Array) -> Array:
+        return (tree_math.ravel(system.residual(unravel(flat + way)))[0] - here) @ basis
+
+    # (Both ways: one may lead further up a plateau, where nothing is seen any more.)
+    changes = jnp.abs(jax.vmap(change)(jnp.stack([way, -way])))
+    terms = jnp.linalg.norm(own * way)
+    lost = 10 * (noise + 10 * float(tree_math.coarsest_eps(y)) * terms)
+    return jnp.all(changes <= lost)
+
+
+def reduced(
+    jacobian: Float[Array, "m n"], errors: Float[Array, " m"]
+) -> tuple[Array, Array]:
+    """No more rows than columns, with the same `J^T J` and `J^T r`."""
+    m, n = jacobian.shape
+    if m <= n:
+        return jacobian, errors
+    both = jnp.linalg.qr(jnp.concatenate([jacobian, errors[:, None]], axis=1), mode="r")
+    return both[:n, :n], both[:n, n]
+
+
+def parts(system: System, y: Vector) -> tuple[Array, Array, Array, Array]:
+    """`J`, `r` and `P` with a gradient `J^T r` and a Hessian `J^T J + P`, and the size
+    of the terms that `P` sums up.
+
+    Of a sum `rho(e)` with the Jacobian `A` of the errors, the gradient is
+    `A^T rho'(e)` and the Hessian `A^T diag(rho''(e)) A`, plus the second derivatives of
+    the errors weighed by `rho'(e)`. (At a fit these cancel, and are summed up without
+    the signs of the errors too, to see their size.)
+    """
+    function = system.errors
+    assert function is not None
+    errors, push, loss = jax.linearize(function, y, has_aux=True)
+    slopes, curvatures = loss.slopes(errors), loss.curvatures(errors)
+    J, r, A, root = gauss_newton(push, errors, loss, y)
+    negative = tree_math.ravel(curvatures)[0] - root**2
+
+    def second(slopes: Vector) -> Array:
+        def along(t: Vector) -> Vector:
+            def pulled(y: Vector) -> Vector:
+                _, pull, _ = jax.vjp(function, y, has_aux=True)
+                return pull(slopes)[0]
+
+            return jax.jvp(pulled, (y,), (t,))[1]
+
+        return materialise(along, y)
+
+    both = jax.tree.map(lambda s: jnp.stack([s, jnp.abs(s)]), slopes)
+    P, unsigned = jax.vmap(second)(both)
+    P = P + A.T @ (negative[:, None] * A)
+    return J, r, P, jnp.maximum(jnp.abs(P), jnp.abs(unsigned))
+
+
+def gauss_newton(
+    push: Any, errors: Vector, loss: Any, y: Vector
+) -> tuple[Array, Array, Array, Array]:
+    """`J` and `r` of the Gauss-Newton model, the Jacobian `A` of the errors, and what
+    its rows were multiplied by."""
+    root = jnp.sqrt(tree_math.ravel(loss.weights(errors))[0])
+    slopes, _ = tree_math.ravel(loss.slopes(errors))
+    A = materialise(push, y)
+    used = root > 0
+    r = jnp.where(used, slopes / jnp.where(used, root, 1), 0)
+    return root[:, None] * A, r, A, root

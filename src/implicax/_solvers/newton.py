@@ -1,0 +1,375 @@
+"""Newton's method, with a line search."""
+
+import dataclasses
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from implicax._core import componentwise, tree_math
+from implicax._core.solution import Status
+from implicax._core.tree_math import DENSE_LIMIT, Vector
+from implicax._linear.linear_solve import Auto, LinearSolve, linear_solver
+from implicax._linear.lu import (
+    Elimination,
+    Factor,
+    augment,
+    eliminate,
+    no_elimination,
+    row_scale,
+)
+from implicax._problems.equations import Point, System
+from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
+from implicax._solvers.line_search import Trial, backtrack
+from implicax._solvers.termination import (
+    FLOOR,
+    MONOTONE,
+    contraction,
+    magnitude,
+    natural,
+    relative,
+    rounded,
+    vanishes,
+)
+
+#: Full steps taken against the line search.
+MAX_LEAPS = 10
+#: A leap to a residual this much above the first one (and the unknown) leads nowhere.
+LONGEST_LEAP = 1e8
+#: Steps shorter than an eighth in a row after which the search is overruled: it creeps.
+#: (Along Rosenbrock's valley 60 of them lead to the solution.)
+CREEPING = 64
+#: From a point with a singular Jacobian, a move of each unknown by up to this fraction.
+ESCAPE = 0.05
+#: Steps in a row in which the corrections did not fall by a tenth: at the rounding of
+#: `fn` itself.
+IDLE = 3
+#: Corrections of a regular solution fall faster and faster. These many in a row that
+#: fall by no more than to `LINEAR` of the last, to the very end, are those of a
+#: singular one (to a half of the last: Decker, Keller & Kelley 1983).
+SLOW, LINEAR = 4, 0.4
+#: There the Jacobian falls with the corrections, so that each is at least twice as long
+#: as the last Jacobian had it. (With a derivative that is wrong, it does not.)
+LONGER = 1.5
+
+
+class _Books(eqx.Module):
+    """Numbers of Newton's own, in one array (a kernel each otherwise)."""
+
+    numbers: Float[Array, "11"]
+
+    @classmethod
+    def entry(cls, *row: Array) -> "_Books":
+        dtype = row[0].dtype
+        row = tuple(jax.lax.stop_gradient(number).astype(dtype) for number in row)
+        return cls(jnp.stack(row))
+
+    @classmethod
+    def empty(cls, dtype: Any) -> "_Books":
+        inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
+        return cls.entry(inf, inf, zero, inf, inf, zero, zero, zero, zero, inf, inf)
+
+    @property
+    def units(self) -> Float[Array, ""]:
+        """The estimated error, in units of what is allowed."""
+        return self.numbers[0]
+
+    @property
+    def error(self) -> Float[Array, ""]:
+        """The largest relative error."""
+        return self.numbers[1]
+
+    @property
+    def rounded(self) -> Bool[Array, ""]:
+        """Whether only rounding errors are left."""
+        return self.numbers[2] > 0
+
+    @property
+    def correction(self) -> Float[Array, ""]:
+        """The last correction, relative."""
+        return self.numbers[3]
+
+    @property
+    def least(self) -> Float[Array, ""]:
+        """The smallest one, ..."""
+        return self.numbers[4]
+
+    @property
+    def idle(self) -> Float[Array, ""]:
+        """... and the steps since then."""
+        return self.numbers[5]
+
+    @property
+    def slow(self) -> Float[Array, ""]:
+        """Steps in a row of linear convergence."""
+        return self.numbers[6]
+
+    @property
+    def leaps(self) -> Float[Array, ""]:
+        return self.numbers[7]
+
+    @property
+    def creeping(self) -> Float[Array, ""]:
+        """Short steps in a row."""
+        return self.numbers[8]
+
+    @property
+    def moved(self) -> Float[Array, ""]:
+        """The last correction, relative to the largest unknowns on the way."""
+        return self.numbers[9]
+
+    @property
+    def left(self) -> Float[Array, ""]:
+        """What is left of it, likewise."""
+        return self.numbers[10]
+
+    @property
+    def there(self) -> Bool[Array, ""]:
+        """Whether the estimated error is small, or only rounding is left, ..."""
+        return (self.units <= 1) | self.rounded
+
+    @property
+    def degenerate(self) -> Bool[Array, ""]:
+        """... at a singular solution."""
+        return self.there & (self.slow >= SLOW)
+
+
+class _Memory(eqx.Module):
+    elimination: Elimination | None
+    units: Vector
+    """What each equation is measured by: the largest entry of its row of `dF/dy` at the
+    initial guess. So the units of equations do not matter."""
+    books: _Books
+    unsolved: Bool[Array, ""]
+    """Whether the linear system of the last step could not be solved."""
+
+
+class Newton(AbstractSolver):
+    """Newton's method with a backtracking line search.
+
+    Each step solves `J d = -F` with the Jacobian `J = dF/dy` and moves to `y + t d`.
+    Quadratic convergence near a solution with invertible `J` (Kantorovich 1948;
+    Deuflhard, *Newton Methods for Nonlinear Problems*, thm 2.1), contraction or not.
+    The derivative reuses the last factorisation.
+
+    **Arguments:**
+
+    - `linear_solver`: `"auto"` forms `J` and factorises it up to 4096 real unknowns and
+      uses matrix-free GMRES beyond; or any `lineax.AbstractLinearSolver`, for example
+      `lx.GMRES(rtol=1e-6, atol=1e-6)`; or [`implicax.MinimumNorm`][], for singular
+      systems.
+    - `line_search`: halve `t` until the residual falls; where no length makes it fall
+      (a local minimum of `|F|` that is no root), take the full step, up to ten times.
+      `False` always takes `t = 1`.
+    - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+    """
+
+    linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
+    line_search: bool = eqx.field(static=True, default=True)
+    rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
+    record_history: bool = eqx.field(static=True, default=False)
+
+    precision: ClassVar[float] = 0.8
+    exact: ClassVar[bool] = True
+
+    def _dense(self, y: Vector) -> bool:
+        auto = isinstance(self.linear_solver, Auto)
+        return auto and tree_math.size(y) <= DENSE_LIMIT
+
+    def init(self, system: System, y: Vector) -> State:
+        dtype, elimination = tree_math.working_dtype(y), None
+        units = jax.tree.map(jnp.ones_like, y)
+        if self._dense(y):
+            elimination = no_elimination(y)
+            _, unravel = tree_math.ravel(y)
+            units = unravel(_row_norms(system.jacobian(y)))
+        books, solved = _Books.empty(dtype), jnp.zeros((), bool)
+        return State.start(system, y, _Memory(elimination, units, books, solved))
+
+    def step(self, system: System, state: State) -> State:
+        point, old = state.point, state.memory.books
+        elimination = factor = rows = None
+        if self._dense(point.y):
+            flat, unravel = tree_math.ravel(point.residual)
+            matrix = system.jacobian(point.y)
+            elimination = eliminate(*augment(matrix, flat))
+            correction = unravel(elimination.solution)
+            factor = jax.lax.stop_gradient(elimination.factor)
+            rows = jax.lax.stop_gradient(matrix)
+        elif system.reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and matrix-free Newton needs "
+                "Jacobian-vector products. Use ix.Anderson or ix.Broyden, or give fn a "
+                "jax.custom_jvp."
+            )
+        else:
+            _, product = jax.linearize(system.residual, point.y)
+            solve = LinearSolve(self.linear_solver, None, system.structure)
+            correction = solve.approximately(product, point.residual, False)
+        direction = jax.tree.map(jnp.negative, correction)
+        delta, y = jax.lax.stop_gradient((correction, point.y))
+        here = componentwise.sizes(y)
+        # (Without a factorisation the rate of the corrections tells what is left.)
+        now = relative(delta, here, state.reach)
+        rate = jnp.where(jnp.isfinite(old.correction), now / old.correction, 1)
+        rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
+
+        def look(new: Point) -> tuple[Vector, Bool[Array, ""]]:
+            """What is left of the correction at `new`, and whether that is little."""
+            residual = jax.lax.stop_gradient(new.residual)
+            if factor is None:
+                return tree_math.scale(rate, delta), jnp.zeros((), bool)
+            remainder = factor.solve(residual, transposed=False)
+            size = jax.tree.map(jnp.maximum, here, componentwise.sizes(new.y))
+            reach = componentwise.grown(state.reach, new.y)
+            falls = contraction(delta, remainder, size, reach) <= MONOTONE
+            units = self.tolerance.units(remainder, new.y, reach)
+            return remainder, falls | (units <= 1) | self.absolute(new)
+
+        unsolved = ~jnp.isfinite(tree_math.largest(delta)) & jnp.isfinite(point.norm)
+        singular = unsolved if elimination is None else unsolved | elimination.singular
+        units, forced = state.memory.units, old.creeping >= CREEPING
+        if self.line_search:
+            # Out of a local minimum of |F|: by the full step, or else by a little one.
+            little = singular | (jnp.mod(old.leaps, 2) == 1)
+            leap = tree_math.where(
+                little, _displaced(y, old.leaps), tree_math.subtract(y, delta)
+            )
+            if rows is not None:
+                units = tree_math.ravel(point.residual)[1](_row_norms(rows))
+            trial = backtrack(system, point, direction, units, look, leap, forced)
+        else:
+            new, one = (
+                system.evaluate(tree_math.add(point.y, direction)),
+                jnp.ones((), int),
+            )
+            one, no = one.astype(jnp.int32), jnp.zeros((), bool)
+            trial = Trial(one.astype(point.norm.dtype), new, look(new)[0], one, no)
+        rejected = trial.rejected
+        # A leap that leads nowhere is not taken.
+        trial = tree_math.where(
+            rejected & self._too_far(state, trial.point),
+            dataclasses.replace(trial, point=point, remainder=delta),
+            trial,
+        )
+        new = trial.point
+        reach = componentwise.grown(state.reach, new.y)
+        books = self._entry(old, trial, delta, here, reach, rows)
+        memory = _Memory(elimination, state.memory.units, books, unsolved)
+        moved = state.moved(new, memory, trial.evaluations, rejected)
+        hopeless = books.leaps > MAX_LEAPS
+        if elimination is None:
+            hopeless = hopeless | unsolved
+        stuck = (rejected & hopeless) | books.degenerate
+        if not self.line_search:
+            stuck = stuck | unsolved
+        return dataclasses.replace(moved, stuck=stuck)
+
+    def _entry(
+        self,
+        old: _Books,
+        trial: Trial,
+        delta: Vector,
+        here: Vector,
+        reach: Vector,
+        matrix: Float[Array, "n n"] | None,
+    ) -> _Books:
+        """What the step from `here` by `delta` to the point of `trial` has shown."""
+        new = jax.lax.stop_gradient(trial.point)
+        remainder, size = trial.remainder, componentwise.sizes(new.y)
+        both = jax.tree.map(jnp.maximum, here, size)
+        trusted = natural(here, delta, size, remainder, reach)
+        exact = vanishes(new.residual)
+        known = jnp.where(trusted, 0, jnp.inf)
+        units = jnp.where(
+            exact, 0, known + self.tolerance.units(remainder, new.y, reach)
+        )
+        error = jnp.where(exact, 0, relative(remainder, new.y, reach))
+        # Rounding: of each equation; or the corrections have ceased to fall.
+        correction = relative(delta, both, reach)
+        measure = jnp.maximum(correction, relative(remainder, both, reach))
+        fell = measure < 0.9 * old.least
+        idle = jnp.where(fell, 0, old.idle + 1)
+        eps = tree_math.coarsest_eps(new.y)
+        floor = (idle >= IDLE) & (measure <= eps**FLOOR)
+        if matrix is not None:
+            rows = magnitude(matrix, new.y)
+            floor = floor | rounded(new.residual, new.y, rows)
+        full = (trial.length == 1) & ~trial.rejected
+        # (Relative to the largest on the way: the solution may be zero.)
+        moved = componentwise.ratio(delta, reach)
+        linear = full & (moved >= LINEAR * old.moved) & (moved <= eps**NEAR) & ~exact
+        linear = linear & (moved >= LONGER * old.left)
+        short = (trial.length < 1 / 8) & ~trial.rejected
+        overruled = trial.rejected | (old.creeping >= CREEPING)
+        return _Books.entry(
+            units,
+            error,
+            floor,
+            correction,
+            jnp.minimum(measure, old.least),
+            idle,
+            jnp.where(linear, old.slow + 1, 0),
+            old.leaps + overruled.astype(old.leaps.dtype),
+            jnp.where(short, old.creeping + 1, 0),
+            moved,
+            componentwise.ratio(remainder, reach),
+        )
+
+    def _too_far(self, state: State, point: Point) -> Bool[Array, ""]:
+        start = state.first_norm + state.first_size
+        return ~(point.norm <= LONGEST_LEAP * start)
+
+    def converged(self, state: State) -> Bool[Array, ""]:
+        point, books = state.point, state.memory.books
+        there = books.there & ~books.degenerate & jnp.isfinite(point.norm)
+        return there | vanishes(point.residual) | self.absolute(point)
+
+    def error(self, state: State) -> Float[Array, ""]:
+        exact = vanishes(state.point.residual)
+        return jnp.where(exact, 0, state.memory.books.error)
+
+    def measure(self, state: State) -> Float[Array, ""]:
+        residual = jax.lax.stop_gradient(state.point.residual)
+        return tree_math.largest(
+            jax.tree.map(lambda r, unit: r / unit, residual, state.memory.units)
+        )
+
+    def why_stuck(self, state: State) -> Status:
+        memory = state.memory
+        status = Status.stagnated
+        if memory.elimination is None:
+            status = Status.where(memory.unsolved, Status.linear_solve_failed, status)
+        else:
+            singular = memory.elimination.singular
+            status = Status.where(singular, Status.singular, status)
+        return Status.where(memory.books.degenerate, Status.degenerate, status)
+
+    def approximate_inverse(self, state: State) -> Factor | None:
+        elimination = state.memory.elimination
+        return None if elimination is None else elimination.factor
+
+
+def _row_norms(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The Euclidean norm of each row; one where that is no unit."""
+    matrix = jax.lax.stop_gradient(matrix)
+    largest = row_scale(matrix)
+    norms = largest * jnp.linalg.norm(matrix / largest[:, None], axis=1)
+    usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
+    return jnp.where(usable, norms, 1)
+
+
+def _displaced(y: Vector, count: Array) -> Vector:
+    """A point near `y`, each unknown moved differently, and each time."""
+
+    def displace(leaf: Array) -> Array:
+        index = jnp.arange(1, leaf.size + 1, dtype=leaf.dtype).reshape(leaf.shape)
+        # The golden ratio's multiples spread evenly (Knuth, TAOCP 3, sec. 6.4).
+        place = jnp.mod((index + count.astype(leaf.dtype)) * 0.6180339887, 1.0)
+        size = jnp.where(leaf == 0, 1, jnp.abs(leaf))
+        return leaf + ESCAPE * size * (2 * place - 1)
+
+    return jax.tree.map(displace, y)

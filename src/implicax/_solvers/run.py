@@ -1,0 +1,173 @@
+"""How a solver is run: ours in our loop, others to their own end, several in turns."""
+
+import dataclasses
+import numbers
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from implicax._core import tree_math
+from implicax._core.solution import Stats, Status
+from implicax._core.tree_math import Vector
+from implicax._problems.conditions import Conditions
+from implicax._problems.equations import System
+from implicax._solvers.base import AbstractSolver
+from implicax._solvers.external.base import AbstractEngine, read
+from implicax._solvers.external.dispatch import engine
+from implicax._solvers.fallback import Fallback
+from implicax._solvers.loop import Outcome, iterate, judge
+from implicax._solvers.progress import Listener, counter, tell, watch
+
+#: Steps are counted in the dtype of the residual norm: float32 counts to here.
+MAX_STEPS = 2**24
+
+
+def run(
+    conditions: Conditions,
+    solver: Any,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    unrolls: bool,
+    listen: Listener | None = None,
+) -> Outcome:
+    """What `solver`, of whatever kind, makes of the conditions."""
+    if isinstance(solver, Fallback):
+        return _run_in_turns(conditions, solver, v0, inputs, max_steps, listen)
+    other = engine(solver)
+    if other is not None:
+        return _run_engine(conditions, other, v0, inputs, max_steps, listen)
+    return _run(conditions, solver, v0, inputs, max_steps, unrolls, listen)
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _run(
+    conditions: Conditions,
+    solver: AbstractSolver,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    unrolls: bool,
+    listen: Listener | None,
+) -> Outcome:
+    system = System.of(conditions, inputs, differentiable=unrolls)
+    return iterate(solver, system, v0, max_steps, differentiable=unrolls, listen=listen)
+
+
+@eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
+def _run_engine(
+    conditions: Conditions,
+    solver: AbstractEngine,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    listen: Listener | None,
+) -> Outcome:
+    watched = conditions if listen is None else watch(conditions, max_steps, listen)
+    found = solver.solve(watched, v0, inputs, max_steps)
+    system = System.of(conditions, inputs)
+    answer = v0, found.v, found.steps, found.broke
+    outcome = judge(system, *answer, solver.rtol, solver.atol)
+    outcome = dataclasses.replace(outcome, said=found.said)
+    if listen is not None:
+        norm = outcome.stats.residual_norm
+        zero = jnp.zeros((), jnp.int32)
+        tell(counter(listen), zero, max_steps, norm, None, done=True)
+    return outcome
+
+
+def _run_in_turns(
+    conditions: Conditions,
+    solver: Fallback,
+    v0: Vector,
+    inputs: PyTree[Array],
+    max_steps: int,
+    listen: Listener | None,
+) -> Outcome:
+    """One solver after the other, each from `v0`, until one converges.
+
+    Outside `jit` a solver that is not needed is not even compiled. Inside, it runs in a
+    loop of at most one round: under `vmap` only if some lane needs it.
+    """
+
+    def attempt(other: Any) -> Outcome:
+        outcome = run(conditions, other, v0, inputs, max_steps, False, listen)
+        stats = outcome.stats
+        stats = dataclasses.replace(stats, residual_history=None)
+        return dataclasses.replace(outcome, stats=stats)
+
+    equations = getattr(conditions, "objective", None) is None
+    first, *others = solver.solvers
+    outcome = attempt(first)
+    for other in others:
+        status = outcome.status
+        failed = status != Status.converged
+        if not tree_math.traced(failed):
+            # A solution without a derivative is one, and nobody finds one at it.
+            if not failed or (equations and status == Status.degenerate):
+                break
+            outcome = _better(outcome, attempt(other))
+        else:
+            if equations:
+                failed = failed & (status != Status.degenerate)
+            # What the first one knows of the inverse stays: whoever uses it checks.
+            kept = outcome.inverse
+            bare = Outcome(outcome.y, outcome.status, outcome.stats, None)
+
+            def again(carry: tuple, other: Any = other) -> tuple:
+                outcome, _ = carry
+                new = _better(outcome, attempt(other))
+                bare = Outcome(new.y, new.status, new.stats, None)
+                return bare, jnp.zeros((), bool)
+
+            bare, _ = tree_math.while_loop(
+                lambda carry: carry[1], again, (bare, failed)
+            )
+            outcome = Outcome(bare.y, bare.status, bare.stats, kept)
+    return outcome
+
+
+def _better(first: Outcome, second: Outcome) -> Outcome:
+    """The second, unless it failed and is further from a solution than the first. (A
+    solution without a derivative is nearer than what is none.)"""
+    steps = first.stats.steps + second.stats.steps
+    evaluations = first.stats.evaluations + second.stats.evaluations
+    norms = first.stats.residual_norm, second.stats.residual_norm
+    there = [outcome.status == Status.degenerate for outcome in (first, second)]
+    nearer = jnp.where(there[0] == there[1], ~(norms[1] > norms[0]), there[1])
+    good = (second.status == Status.converged) | nearer
+    error = jnp.where(good, second.stats.error, first.stats.error)
+    stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
+    status = Status.where(good, second.status, first.status)
+    y = tree_math.where(good, second.y, first.y)
+    return Outcome(y, status, stats, second.inverse, second.said)
+
+
+def says(outcome: Outcome) -> str:
+    """What an engine that failed, outside `jit`, said of its answer."""
+    said = outcome.said
+    return "" if said is None or tree_math.traced(said) else read(said)
+
+
+def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
+    """An error unless these solve; with `own`, unless the solver is one of ours."""
+    if own and not isinstance(solver, AbstractSolver):
+        raise TypeError(
+            "solver must be an ix.AbstractSolver such as ix.Newton(): its tolerance is "
+            f"to be changed. It is {solver!r}."
+        )
+    ours = isinstance(solver, AbstractSolver | Fallback)
+    if not ours and engine(solver) is None:
+        raise TypeError(
+            "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
+            "the class), ix.SciPy(method) or an optimistix solver (an optax "
+            f"transformation goes into ix.Optax), and it is {solver!r}."
+        )
+    integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
+    if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
+        raise ValueError(
+            f"max_steps must be a positive integer up to {MAX_STEPS}, not "
+            f"{max_steps!r}."
+        )

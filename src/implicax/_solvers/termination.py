@@ -1,0 +1,332 @@
+"""When is an equation solved?
+
+When the estimated error of *each* unknown is small, relative to that unknown. The error
+is a correction, `J^-1 F` or the best estimate of it that a method has. Corrections do
+not change when equations are mixed or multiplied by constants (affine covariance:
+Deuflhard, *Newton Methods for Nonlinear Problems*, ch. 2), and relative to `|y_i|`,
+component by component, not when unknowns are. How large the residual was at the start,
+or is in the largest equation, decides nothing.
+
+Two things have no scale of their own:
+
+- *zero*: a component is settled there when it, and its correction, are below `eps^1.5`
+  times the largest `|y_i|` on the way;
+- *rounding*: `F` is as small as it can be computed, in every row, at
+  `|F_i| <= n eps (|J| |y|)_i` (componentwise backward error: Oettli & Prager 1964;
+  Skeel 1980).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from implicax._core import componentwise, tree_math
+from implicax._core.componentwise import eps
+from implicax._core.tree_math import DENSE_LIMIT, Vector
+from implicax._linear.lu import Factor, factorise
+from implicax._problems.equations import Point, System
+
+#: Below `eps**SETTLED` of the largest value on the way an unknown is zero. (`eps` is
+#: reached by chance from far starts, `eps**2` takes Newton's method at a double root
+#: 100 steps.)
+SETTLED = 1.5
+#: A correction is trusted as the error where the next one is at most half of it
+#: (natural monotonicity: Deuflhard, sec. 3.3).
+MONOTONE = 0.5
+#: Up to here an exact correction costs less than what led to it.
+CONFIRMED = 40
+#: The last correction of somebody else's answer takes a factorisation up to here.
+EXAMINED = 512
+#: Where nothing is left to gain, errors up to `eps` to this power are the rounding of
+#: `fn` itself (6e-6 in float64).
+FLOOR = 1 / 3
+#: Somebody else's answer must be right to `eps` to this power (5e-7 in float64): those
+#: who iterate on their own stop at `sqrt(eps)` of something.
+STRANGERS = 0.4
+
+
+class Tolerance(eqx.Module):
+    """How many digits of each unknown are asked for.
+
+    `rtol` is the relative error that each unknown may have; `None` means `eps` to the
+    power of `precision`, for the `eps` of its own leaf.
+    """
+
+    rtol: Float[Array, ""] | None
+    precision: float = eqx.field(static=True)
+
+    def of(self, leaf: Array) -> Array | float:
+        if self.rtol is None:
+            return eps(leaf) ** self.precision
+        return jax.lax.stop_gradient(self.rtol).astype(leaf.dtype)
+
+    def units(self, error: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
+        """The largest error in units of what is allowed: solved at one, and below."""
+        error = unsettled(error, y, reach)
+        allowed = jax.tree.map(lambda y: self.of(y) * jnp.abs(y), y)
+        return componentwise.ratio(error, allowed)
+
+
+def unsettled(error: Vector, y: Vector, reach: Vector) -> Vector:
+    """The error, without that of unknowns that are zero."""
+
+    def keep(error: Array, y: Array, reach: Array) -> Array:
+        error, floor = jnp.abs(error), eps(reach) ** SETTLED * reach
+        return jnp.where(jnp.maximum(error, jnp.abs(y)) <= floor, 0, error)
+
+    return jax.lax.stop_gradient(jax.tree.map(keep, error, y, reach))
+
+
+def relative(error: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
+    """The largest error relative to its unknown."""
+    return componentwise.ratio(unsettled(error, y, reach), y)
+
+
+def contraction(first: Vector, second: Vector, y: Vector, reach: Vector) -> Array:
+    """How much smaller the second of two corrections is: the ratio of the largest
+    components, relative to the unknowns."""
+    small, large = relative(second, y, reach), relative(first, y, reach)
+    usable = (large > 0) & jnp.isfinite(large)
+    found = jnp.where(usable, small / jnp.where(usable, large, 1), jnp.inf)
+    return jnp.where(small == 0, 0, found)
+
+
+def rounded(residual: Vector, y: Vector, rows: Float[Array, " n"]) -> Bool[Array, ""]:
+    """Whether every equation is at its rounding error; `rows` is `|J| |y|`."""
+    flat, _ = tree_math.ravel(jax.lax.stop_gradient(residual))
+    small = jnp.abs(flat) <= flat.size * tree_math.coarsest_eps(y) * rows
+    return (small & jnp.isfinite(rows)).all()
+
+
+def magnitude(matrix: Float[Array, "n n"], y: Vector) -> Float[Array, " n"]:
+    """`|J| |y|`: what each equation is made of."""
+    flat, _ = tree_math.ravel(y)
+    return jax.lax.stop_gradient(jnp.abs(matrix) @ jnp.abs(flat))
+
+
+def vanishes(residual: Vector) -> Bool[Array, ""]:
+    """Whether every equation holds exactly."""
+    return componentwise.every(jax.tree.map(lambda leaf: leaf == 0, residual))
+
+
+#: Where a Jacobian is singular at the solution Newton's corrections fall to a half, two
+#: thirds, ... of the last, and what the same Jacobian sees left is 1/4, 8/27, ..., 1/e
+#: of a correction: `(1 - 1/m)^m` at a root of multiplicity `m`.
+MULTIPLE = (0.2, 0.4)
+#: ... while the Jacobian falls to 1/2, 4/9, ..., 1/e of what it was.
+BENT = 0.25
+
+
+class Evidence(eqx.Module):
+    """What two corrections with one Jacobian say of an answer."""
+
+    point: Point
+    """Where the first correction leads."""
+    correction: Vector
+    """The first, the error of the answer; ..."""
+    remainder: Vector
+    """... the second, the error of `point`."""
+    factor: Factor
+    rows: Float[Array, " n"]
+    """`|J| |y|`."""
+    trusted: Bool[Array, ""]
+    """Whether the corrections fall, or are at the square root of rounding already."""
+    multiple: Bool[Array, ""]
+    """Whether they fall as they do at a singular solution, above rounding."""
+    singular: Bool[Array, ""]
+    """Whether the rounding errors of the equations leave `y` undetermined."""
+
+
+def examine(system: System, answer: Point, reach: Vector) -> Evidence:
+    """Correct an answer, twice, with the Jacobian at it."""
+    matrix = system.jacobian(answer.y)
+    factor = factorise(matrix)
+    correction = factor.solve(answer.residual, transposed=False)
+    point = system.evaluate(tree_math.subtract(answer.y, correction))
+    remainder = factor.solve(point.residual, transposed=False)
+    trusted = natural(answer.y, correction, point.y, remainder, reach)
+    rows = magnitude(matrix, answer.y)
+    # What the rounding of the equations makes of a correction, about.
+    _, unravel = tree_math.ravel(answer.residual)
+    noise = tree_math.coarsest_eps(answer.y) * rows
+    noise = factor.solve(unravel(noise), transposed=False)
+    # (All relative to the largest on the way: the solution may be zero.)
+    first, second, floor = (
+        componentwise.ratio(d, reach) for d in (correction, remainder, noise)
+    )
+    near = (first <= tree_math.coarsest_eps(answer.y) ** 0.25) & (first > 10 * floor)
+    low, high = MULTIPLE
+    multiple = near & (second >= low * first) & (second <= high * first)
+    # So do the rounding errors of `F`, by chance; but at a singular solution the
+    # Jacobian changes over the correction by as much as it is.
+    _, change = jax.jvp(system.residual, (point.y,), (remainder,))
+    bend, left = (
+        componentwise.ratio(row, unravel(rows))
+        for row in (tree_math.subtract(change, point.residual), point.residual)
+    )
+    multiple = multiple & (bend >= BENT * left)
+    known = (
+        relative(noise, answer.y, reach) <= tree_math.coarsest_eps(answer.y) ** FLOOR
+    )
+    singular = factor.singular | ~known
+    return Evidence(
+        point, correction, remainder, factor, rows, trusted, multiple, singular
+    )
+
+
+def natural(
+    old: Vector, correction: Vector, new: Vector, remainder: Vector, reach: Vector
+) -> Bool[Array, ""]:
+    """Whether a correction that led from `old` to `new` left half of itself at most; or
+    was in the rounding errors."""
+    size = jax.tree.map(jnp.maximum, *map(componentwise.sizes, (old, new)))
+    shrinks = contraction(correction, remainder, size, reach) <= MONOTONE
+    root = tree_math.coarsest_eps(old) ** 0.5
+    moved = relative(correction, size, reach)
+    left = relative(remainder, size, reach)
+    return shrinks | ((moved <= root) & (left <= root))
+
+
+class Confirmation(eqx.Module):
+    """What an exact correction says of an iterate that a method believes in."""
+
+    solved: Bool[Array, ""]
+    singular: Bool[Array, ""]
+    """Whether the rounding errors of `F` alone leave `y` undetermined."""
+    degenerate: Bool[Array, ""]
+    """Whether it is a solution at which the Jacobian is singular."""
+    error: Float[Array, ""]
+    """The largest relative error of an unknown."""
+    units: Float[Array, ""]
+    """The largest error in units of what is allowed."""
+
+
+def confirm(
+    system: System,
+    answer: Point,
+    reach: Vector,
+    tolerance: Tolerance,
+    believed: Bool[Array, ""],
+    idle: Bool[Array, ""],
+    near: Bool[Array, ""],
+) -> Confirmation:
+    """Whether an iterate is a solution, by one exact correction.
+
+    `believed`: whether the method says so. `idle`: whether it can get no further, so
+    that a small correction is the rounding of `fn` itself. `near`: whether it has not
+    run off; where the Jacobian is singular (a free direction, or a map that creeps to
+    infinity) there is no correction, and that decides.
+    """
+    seen = examine(system, answer, reach)
+    y, correction = answer.y, seen.correction
+    units, error = tolerance.units(correction, y, reach), relative(correction, y, reach)
+    small = rounded(answer.residual, y, seen.rows)
+    floor = idle & (error <= tree_math.coarsest_eps(y) ** FLOOR)
+    singular = seen.factor.singular
+    if system.fixed_point:
+        # `y - f(y)` is never known better than `eps |y|`.
+        noise = jax.tree.map(lambda leaf: eps(leaf) * jnp.abs(leaf), y)
+        noise = seen.factor.solve(noise, transposed=False)
+        singular = singular | ~(
+            relative(noise, y, reach) <= tree_math.coarsest_eps(y) ** FLOOR
+        )
+    solved = (seen.trusted & ((units <= 1) | small)) | floor
+    solved = jnp.where(singular, believed | small, solved) & (near | ~singular)
+    error = jnp.where(singular, jnp.inf, error)
+    solved = solved & jnp.isfinite(answer.norm)
+    degenerate = solved & seen.multiple & ~singular
+    return Confirmation(solved & ~degenerate, singular, degenerate, error, units)
+
+
+def judge_equations(
+    system: System, v0: Vector, v: Vector, tolerance: Tolerance, atol: Array | None
+) -> tuple[Point, Bool[Array, ""], Float[Array, ""]]:
+    """Whether somebody else's answer `v` solves the equations, and its error.
+
+    Each unknown must be right to the tolerance by the correction that the Jacobian at
+    `v` asks for. Beyond 512 unknowns no matrix is formed: each equation must hold to
+    it, relative to what it is made of.
+    """
+    answer = system.evaluate(v)
+    start = componentwise.sizes(v0)
+    reach = componentwise.grown(start, v)
+    if tree_math.size(v) <= EXAMINED and not system.reverse_only:
+        seen = examine(system, answer, reach)
+        error = _unless_zero(seen.correction, v, start, tolerance)
+        units = tolerance.units(error, v, reach)
+        small = rounded(answer.residual, v, seen.rows)
+        solved = seen.trusted & ((units <= 1) | small)
+        # Where the Jacobian is singular there is no correction: each equation decides.
+        made_of = tree_math.ravel(answer.residual)[1](seen.rows)
+        held = tolerance.units(answer.residual, made_of, reach) <= 1
+        solved = jnp.where(seen.singular, held, solved & ~seen.multiple)
+        known = relative(error, v, reach)
+    else:
+        size = equation_sizes(system, v, answer.residual)
+        known = relative(answer.residual, size, reach)
+        solved = tolerance.units(answer.residual, size, reach) <= 1
+    solved = solved | vanishes(answer.residual)
+    known = jnp.where(vanishes(answer.residual), 0, known)
+    if atol is not None:
+        solved = solved | (answer.norm <= atol.astype(answer.norm.dtype))
+    return answer, solved & jnp.isfinite(answer.norm), known
+
+
+def _unless_zero(
+    error: Vector, v: Vector, start: Vector, tolerance: Tolerance
+) -> Vector:
+    """Of an answer nothing is known but where it started: an unknown that has lost all
+    the digits that are asked for is zero."""
+
+    def keep(error: Array, v: Array, start: Array) -> Array:
+        least = tolerance.of(v) * start
+        zero = (jnp.abs(v) <= least) & (jnp.abs(error) <= least)
+        return jnp.where(zero, 0, error)
+
+    return jax.tree.map(keep, error, v, start)
+
+
+def equation_sizes(system: System, y: Vector, residual: Vector) -> Vector:
+    """What each equation is made of, from products alone.
+
+    `|y|` for a fixed point. Otherwise the largest of `|J S |y||` over a few patterns
+    `S` of signs, one for each bit of an index: any two unknowns differ in one of them,
+    so that they do not cancel in all. Without a forward mode, a difference of
+    residuals.
+    """
+    y = jax.lax.stop_gradient(y)
+    if system.fixed_point:
+        return componentwise.sizes(y)
+    if system.reverse_only:
+        step = tree_math.coarsest_eps(y) ** 0.5
+        there = system.residual(jax.tree.map(lambda x: x * (1 + step), y))
+        change = tree_math.subtract(there, residual)
+        return jax.tree.map(lambda x: jnp.abs(x) / step, change)
+    _, push = jax.linearize(system.residual, y)
+    leaves, treedef = jax.tree.flatten(y)
+    starts = [sum(leaf.size for leaf in leaves[:k]) for k in range(len(leaves))]
+
+    def pattern(bit: Array) -> Vector:
+        def signed(leaf: Array, start: int) -> Array:
+            index = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape) + start
+            return jnp.where((index >> bit) & 1 == 1, -jnp.abs(leaf), jnp.abs(leaf))
+
+        return treedef.unflatten(map(signed, leaves, starts))
+
+    def larger(carry: tuple[Array, Vector]) -> tuple[Array, Vector]:
+        bit, largest = carry
+        changes = componentwise.sizes(push(pattern(bit)))
+        return bit + 1, jax.tree.map(jnp.maximum, largest, changes)
+
+    # (The bit above the highest one gives equal signs.)
+    bits = tree_math.size(y).bit_length()
+    first = jnp.zeros((), jnp.int32), tree_math.zeros_like(residual)
+    return tree_math.while_loop(lambda carry: carry[0] <= bits, larger, first)[1]
+
+
+def examinable(system: System, y: Vector, forms_jacobian: bool) -> bool:
+    """Whether an exact correction at the end costs little."""
+    limit = DENSE_LIMIT if forms_jacobian else CONFIRMED
+    able = not (system.reverse_only or system.differentiable)
+    return able and system.objective is None and tree_math.size(y) <= limit
