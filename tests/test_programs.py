@@ -16,7 +16,7 @@ import pytest
 from jax.extend import core as jex_core
 
 import implicax as ix
-from implicax._core.traced_function import Computation
+from implicax._core.traced_function import TracedFunction
 
 from .problems import KINDS, SOLVERS, make
 
@@ -296,7 +296,7 @@ def test_equal_computations_are_one_object():
 
     def count():
         gc.collect()
-        return sum(isinstance(held, Computation) for held in gc.get_objects())
+        return sum(isinstance(held, TracedFunction) for held in gc.get_objects())
 
     gradient(1.0)
     before = count()

@@ -11,17 +11,15 @@ from implicax._core import tree_math
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import AbstractDerivative
-from implicax._problems.base import AbstractProblem
-from implicax._problems.canonical import Closed
-from implicax._problems.conditions import Conditions, Stationarity
+from implicax._problems.canonical import CanonicalProblem
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.loop import Outcome
 
 OnFailure = Literal["raise", "ignore"]
 
 
 def conclude(
-    problem: AbstractProblem,
-    closed: Closed,
+    canonical: CanonicalProblem,
     solver: Any,
     derivative: AbstractDerivative,
     outcome: Outcome,
@@ -38,17 +36,16 @@ def conclude(
     concrete = not tree_math.traced(failed)
     poison = on_failure == "raise" and not concrete
     y, aux, objective = _differentiate(
-        closed.conditions,
+        canonical.conditions,
         solver,
-        derivative.on(closed.view),
+        derivative.on(canonical.view),
         outcome,
-        closed.inputs,
-        problem.has_aux,
+        canonical.inputs,
         poison,
     )
     solution = Solution(
-        closed.view.from_real(y),
-        closed.restore_aux(aux),
+        canonical.view.from_real(y),
+        canonical.restore_aux(aux),
         outcome.status,
         outcome.stats,
         objective,
@@ -60,24 +57,23 @@ def conclude(
 
 @eqx.filter_jit
 def _differentiate(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solver: Any,
     derivative: AbstractDerivative,
     outcome: Outcome,
     inputs: PyTree[Array],
-    has_aux: bool,
     poison: bool,
 ) -> tuple[Vector, list[Array], Array | None]:
     """The solution with its derivative attached, and the auxiliary output and the
     objective at it."""
     y = derivative.attach(conditions, solver, outcome, inputs)
     objective = None
-    if isinstance(conditions, Stationarity):
+    if conditions.has_objective:
         objective = derivative.attach_objective(conditions, y, outcome, inputs)
     if poison:
         solved = outcome.status == Status.converged
         y, objective = poisoned((y, objective), solved)
-    return y, (conditions(y, inputs)[1] if has_aux else []), objective
+    return y, (conditions(y, inputs)[1] if conditions.has_aux else []), objective
 
 
 def poisoned(tree: PyTree[Array], good: Bool[Array, ""]) -> PyTree[Array]:

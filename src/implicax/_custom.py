@@ -15,10 +15,12 @@ from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
 from implicax._core.user_function import check_decorated, run
 from implicax._derivatives.base import AbstractDerivative, Implicit
-from implicax._problems.base import AbstractProblem, FixedPoint, Root
-from implicax._problems.canonical import Closed, close
-from implicax._problems.conditions import Conditions
+from implicax._problems.base import AbstractProblem
+from implicax._problems.canonical import CanonicalProblem, canonicalize
 from implicax._problems.equations import System
+from implicax._problems.fixed_point import FixedPoint
+from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._problems.root import Root
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.host import Host
 from implicax._solvers.loop import Outcome, judge
@@ -93,7 +95,7 @@ def implicit(
             f"It is {problem!r}. (For a function, use ix.custom_root(F) or "
             "ix.custom_fixed_point(f).)"
         )
-    if has_aux and problem.has_aux:
+    if has_aux and getattr(problem, "has_aux", False):
         raise ValueError(
             "has_aux is set for the problem and for the solver, and there is one place "
             "for an auxiliary output: solution.aux. Set one of them."
@@ -122,8 +124,8 @@ def implicit(
                     "arguments came. Several parameters are one pytree: args=(a, b); "
                     "options go by name."
                 )
-            closed = close(problem, y0, args)
-            live = closed.view.from_real(closed.v0), args
+            canonical = canonicalize(problem, y0, args)
+            live = canonical.view.from_real(canonical.v0), args
             if not derivative.unrolls:
                 live, options = stop_gradient((live, options))
             if isinstance(solver, Host):
@@ -131,17 +133,17 @@ def implicit(
             else:
                 y, lost = run(solver, name, *live, **options), False
             y, aux = _split(y, name) if has_aux else (y, None)
-            v = _checked(y, closed, name)
+            v = _checked(y, canonical, name)
             if not derivative.unrolls:
                 v = stop_gradient(v)
-            v0, inputs = stop_gradient((closed.v0, closed.inputs))
+            v0, inputs = stop_gradient((canonical.v0, canonical.inputs))
             lost = jnp.asarray(lost)
-            outcome = _judge(closed.conditions, v0, v, inputs, lost, tolerances)
+            outcome = _judge(canonical.conditions, v0, v, inputs, lost, tolerances)
             says = ""
             if isinstance(solver, Host) and not tree_math.traced(lost) and bool(lost):
                 says = solver.failures[-1]
             solution = conclude(
-                problem, closed, None, derivative, outcome, on_failure, name, says
+                canonical, None, derivative, outcome, on_failure, name, says
             )
             if has_aux:
                 solution = eqx.tree_at(
@@ -212,15 +214,15 @@ def _split(answer: Any, name: str) -> tuple[Any, Any]:
     return answer
 
 
-def _checked(y: Any, closed: Closed, name: str) -> Vector:
+def _checked(y: Any, canonical: CanonicalProblem, name: str) -> Vector:
     """What the solver returned, on the real view, or an error if it is unlike `y0`."""
-    y0 = closed.view.from_real(closed.v0)
-    return closed.view.to_real(match(y, y0, f"{name} must return a", "solution"))
+    y0 = canonical.view.from_real(canonical.v0)
+    return canonical.view.to_real(match(y, y0, f"{name} must return a", "solution"))
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _judge(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     v0: Vector,
     v: Vector,
     inputs: PyTree[Array],

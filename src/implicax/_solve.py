@@ -1,5 +1,5 @@
-"""`fixed_point`, `root`, `minimize` and `least_squares`: one path for all problems,
-solvers and derivatives."""
+"""`solve`, and what is short for it: one path for all problems, solvers and
+derivatives."""
 
 import contextlib
 from collections.abc import Callable
@@ -16,24 +16,20 @@ from implicax._core import tree_math
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
 from implicax._derivatives.base import AbstractDerivative, Implicit
-from implicax._problems.base import (
-    AbstractProblem,
-    FixedPoint,
-    LeastSquares,
-    Minimum,
-    Root,
-)
-from implicax._problems.canonical import close
-from implicax._problems.conditions import (
-    Conditions,
-)
+from implicax._problems.base import AbstractProblem
+from implicax._problems.canonical import canonicalize
+from implicax._problems.fixed_point import FixedPoint
+from implicax._problems.least_squares import LeastSquares
 from implicax._problems.losses import AbstractLoss
+from implicax._problems.minimum import Minimum
+from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._problems.root import Root
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.defaults import default_solver
 from implicax._solvers.external.dispatch import engine
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.progress import Listener, listener
-from implicax._solvers.run import check_solver, run, says
+from implicax._solvers.run import check_max_steps, check_solver, run, says
 
 
 @explained
@@ -91,9 +87,15 @@ def fixed_point(
     0.7391 -0.2975
     ```
     """
-    problem = FixedPoint(fn, has_aux)
-    return _solve(
-        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    return solve(
+        FixedPoint(fn, has_aux),
+        y0,
+        args,
+        solver=solver,
+        derivative=derivative,
+        max_steps=max_steps,
+        on_failure=on_failure,
+        progress=progress,
     )
 
 
@@ -139,9 +141,15 @@ def root(
     1.4142 0.3536
     ```
     """
-    problem = Root(fn, has_aux)
-    return _solve(
-        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    return solve(
+        Root(fn, has_aux),
+        y0,
+        args,
+        solver=solver,
+        derivative=derivative,
+        max_steps=max_steps,
+        on_failure=on_failure,
+        progress=progress,
     )
 
 
@@ -192,9 +200,15 @@ def minimize(
     [1. 1.] [1. 2.]
     ```
     """
-    problem = Minimum(fn, has_aux)
-    return _solve(
-        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    return solve(
+        Minimum(fn, has_aux),
+        y0,
+        args,
+        solver=solver,
+        derivative=derivative,
+        max_steps=max_steps,
+        on_failure=on_failure,
+        progress=progress,
     )
 
 
@@ -250,22 +264,60 @@ def least_squares(
     0.468 -0.136
     ```
     """
-    problem = LeastSquares(fn, has_aux, loss)
-    return _solve(
-        problem, y0, args, solver, derivative, max_steps, on_failure, progress
+    return solve(
+        LeastSquares(fn, has_aux, loss),
+        y0,
+        args,
+        solver=solver,
+        derivative=derivative,
+        max_steps=max_steps,
+        on_failure=on_failure,
+        progress=progress,
     )
 
 
-def _solve(
+@explained
+def solve(
     problem: AbstractProblem,
-    y0: PyTree,
-    args: PyTree,
-    solver: Any,
-    derivative: AbstractDerivative | None,
-    max_steps: int,
-    on_failure: OnFailure,
-    progress: bool | Listener,
-) -> Solution[Any]:
+    y0: Y | ArrayLike,
+    args: PyTree = None,
+    *,
+    solver: Any = None,
+    derivative: AbstractDerivative | None = None,
+    max_steps: int = 256,
+    on_failure: OnFailure = "raise",
+    progress: bool | Listener = False,
+) -> Solution[Y]:
+    """Solve any problem, and make the solution differentiable.
+
+    [`implicax.fixed_point`][], [`implicax.root`][], [`implicax.minimize`][] and
+    [`implicax.least_squares`][] are short for this.
+
+    **Arguments:** as of [`implicax.root`][], with this difference:
+
+    - `problem`: [`implicax.Root`][]`(fn)`, [`implicax.FixedPoint`][],
+      [`implicax.Minimum`][], [`implicax.LeastSquares`][], or an
+      [`implicax.AbstractProblem`][] of your own.
+
+    **Returns:** a [`implicax.Solution`][].
+
+    **Raises:** `ConvergenceError`, and `TypeError` or `ValueError` for bad input.
+
+    ```python
+    import implicax as ix
+
+    problem = ix.Root(lambda y, a: y**2 - a)
+    print(f"{ix.solve(problem, 1.0, 2.0).value:.4f}")
+    ```
+    ```text
+    1.4142
+    ```
+    """
+    if not isinstance(problem, AbstractProblem):
+        raise TypeError(
+            "problem must be an ix.AbstractProblem such as ix.Root(fn), and it is "
+            f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
+        )
     if isinstance(y0, AbstractSolver | Fallback) or engine(y0) is not None:
         raise TypeError(
             "y0 must be the first guess, and it is a solver. The order is (fn, y0, "
@@ -274,13 +326,15 @@ def _solve(
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative
     check_call(derivative, on_failure)
-    check_solver(default_solver(problem) if solver is None else solver, max_steps)
-    closed = close(problem, y0, args)
+    check_max_steps(max_steps)
+    if solver is not None:
+        check_solver(solver)
+    canonical = canonicalize(problem, y0, args)
     if solver is None:
-        solver = default_solver(problem, closed.conditions.traced_reverse_only)
+        solver = default_solver(canonical.conditions)
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
-    given = closed.v0, solver, closed.inputs
+    given = canonical.v0, solver, canonical.inputs
     v0, solver, frozen = stop_gradient(given)
     takes_steps = derivative.unrolls or derivative.steps_with_solver
     if takes_steps and isinstance(solver, Fallback):
@@ -292,10 +346,10 @@ def _solve(
             f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "
             "Phantom(steps, damping)."
         )
-    inputs = closed.inputs if derivative.unrolls else frozen
-    with _outside(closed.conditions, given, (v0, solver, inputs)):
+    inputs = canonical.inputs if derivative.unrolls else frozen
+    with _outside(canonical.conditions, given, (v0, solver, inputs)):
         outcome = run(
-            closed.conditions,
+            canonical.conditions,
             solver,
             v0,
             inputs,
@@ -307,11 +361,11 @@ def _solve(
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
     said = says(outcome)
-    return conclude(problem, closed, own, derivative, outcome, on_failure, name, said)
+    return conclude(canonical, own, derivative, outcome, on_failure, name, said)
 
 
 def _outside(
-    conditions: Conditions, given: PyTree, now: PyTree
+    conditions: OptimalityConditions, given: PyTree, now: PyTree
 ) -> AbstractContextManager[None]:
     """Where to compute with `now`, which is `given` without tangents.
 

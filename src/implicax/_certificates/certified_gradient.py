@@ -18,12 +18,11 @@ from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import Implicit
 from implicax._problems.base import AbstractProblem
-from implicax._problems.conditions import Stationarity
 from implicax._problems.equations import System
 from implicax._solvers.defaults import default_solver
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.loop import Outcome, iterate
-from implicax._solvers.run import check_solver
+from implicax._solvers.run import check_max_steps, check_solver
 
 #: Solves at most; each is at least three times as tight as the one before.
 MAX_ROUNDS = 8
@@ -139,36 +138,39 @@ def certified_gradient(
             "gradient_rtol must be a number between 0 and 1 (1e-6: six digits of the "
             f"gradient), not {gradient_rtol!r}."
         )
-    closed, quantity, floating = prepare(loss, problem, y0, args, "y0")
+    canonical, quantity, floating = prepare(loss, problem, y0, args, "y0")
     if solver is None:
-        solver = default_solver(problem)
+        solver = default_solver(canonical.conditions)
         solver = solver.solvers[0] if isinstance(solver, Fallback) else solver
-    check_solver(solver, max_steps, own=True)
+    check_max_steps(max_steps)
+    check_solver(solver, own=True)
     check_call(Implicit(), on_failure)
     last = _tighten(
         quantity,
-        closed.view,
-        closed.v0,
+        canonical.view,
+        canonical.v0,
         floating,
         solver,
-        jnp.asarray(gradient_rtol, tree_math.working_dtype(closed.v0)),
+        jnp.asarray(gradient_rtol, tree_math.working_dtype(canonical.v0)),
         int(max_steps),
     )
     outcome = last.outcome
     stats = dataclasses.replace(
         outcome.stats, steps=last.steps, evaluations=last.evaluations
     )
-    conditions, objective = closed.conditions, None
-    if isinstance(conditions, Stationarity):
-        objective = conditions.objective(outcome.y, closed.inputs)
-    aux = closed.restore_aux(conditions(outcome.y, closed.inputs)[1])
+    conditions, objective = canonical.conditions, None
+    if conditions.has_objective:
+        objective = conditions.objective(outcome.y, canonical.inputs)
+    aux = canonical.restore_aux(conditions(outcome.y, canonical.inputs)[1])
     gradient, y = last.certificate.gradient, outcome.y
     concrete = not tree_math.traced(last.met)
     if on_failure == "raise" and not concrete:
         gradient = poisoned(gradient, last.met)
         solved = outcome.status == Status.converged
         y, objective = poisoned((y, objective), solved)
-    solution = Solution(closed.view.from_real(y), aux, outcome.status, stats, objective)
+    solution = Solution(
+        canonical.view.from_real(y), aux, outcome.status, stats, objective
+    )
     result = CertifiedGradient(
         gradient, last.certificate, solution, last.met, last.rounds
     )

@@ -39,13 +39,13 @@ from implicax._core.checks import split_arrays
 from implicax._core.keywords import explained
 from implicax._core.real_view import View
 from implicax._core.solution import Solution
-from implicax._core.traced_function import Computation, trace
+from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._core.user_function import call
 from implicax._derivatives.base import Hessian, check_hessian, linearisation
 from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
-from implicax._linear.lu import Product, factorise, materialise
+from implicax._linear.lu import MatVec, factorise, materialise
 from implicax._linear.minimum_norm import MinimumNorm
 from implicax._linear.spectral_estimates import (
     largest_singular_value,
@@ -53,8 +53,8 @@ from implicax._linear.spectral_estimates import (
     spectral_radius,
 )
 from implicax._problems.base import AbstractProblem
-from implicax._problems.canonical import Closed, close
-from implicax._problems.conditions import Conditions
+from implicax._problems.canonical import CanonicalProblem, canonicalize
+from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 @explained
@@ -115,18 +115,18 @@ def certify(
             f"{linear_solver!r}."
         )
     value = value.value if isinstance(value, Solution) else value
-    closed, quantity, floating = prepare(loss, problem, value, args, "value")
+    canonical, quantity, floating = prepare(loss, problem, value, args, "value")
     check_hessian(hessian)
     linearisation(quantity.conditions, hessian)
     quantity = dataclasses.replace(quantity, choice=choice, hessian=hessian)
-    return _compiled(quantity, closed.v0, floating, closed.view)
+    return _compiled(quantity, canonical.v0, floating, canonical.view)
 
 
 class Quantity(eqx.Module):
-    """`loss(y, args)` where `y` solves the conditions: closed, everything an input."""
+    """`loss(y, args)` where `y` solves the conditions; everything is an input."""
 
-    conditions: Conditions = eqx.field(static=True)
-    closed_loss: Computation = eqx.field(static=True)
+    conditions: OptimalityConditions = eqx.field(static=True)
+    closed_loss: TracedFunction = eqx.field(static=True)
     constants: tuple[list[Array], list[Array]]
     fixed: PyTree[Array]
     """The arrays of `args` that are not floating."""
@@ -152,7 +152,7 @@ def prepare(
     y: PyTree,
     args: PyTree,
     name: str,
-) -> tuple[Closed, Quantity, PyTree[Array]]:
+) -> tuple[CanonicalProblem, Quantity, PyTree[Array]]:
     """The problem and the loss closed at `y` (called `name`), and what of `args` the
     gradient is in."""
     if isinstance(loss, AbstractProblem) or not callable(loss):
@@ -166,13 +166,13 @@ def prepare(
             "ix.LeastSquares(r): the certificate needs to know what "
             f"{name} solves. It is {problem!r}."
         )
-    closed = close(problem, y, args, name)
-    if closed.conditions.reverse_only:
+    canonical = canonicalize(problem, y, args, name)
+    if canonical.conditions.structure.reverse_only:
         raise TypeError(
             "fn has a VJP only (a jax.custom_vjp), and the error bar needs "
             "Jacobian-vector products. Give fn a jax.custom_jvp to certify it."
         )
-    constants, arrays = closed.inputs
+    constants, arrays = canonical.inputs
     _, others = split_arrays(args)
     floating, fixed = eqx.partition(arrays, eqx.is_inexact_array)
 
@@ -183,13 +183,13 @@ def prepare(
         )
 
     def real_loss(v: Vector, arrays: PyTree[Array]) -> Array:
-        y = closed.view.from_real(v)
+        y = canonical.view.from_real(v)
         return _check_loss(call(loss, y, eqx.combine(arrays, others), "loss"))
 
-    closed_loss, loss_constants = trace(Computation, real_loss, closed.v0, arrays)
+    closed_loss, loss_constants = trace(TracedFunction, real_loss, canonical.v0, arrays)
     both = (constants, loss_constants)
-    quantity = Quantity(closed.conditions, closed_loss, both, fixed)
-    return closed, quantity, floating
+    quantity = Quantity(canonical.conditions, closed_loss, both, fixed)
+    return canonical, quantity, floating
 
 
 def certificate(
@@ -205,7 +205,7 @@ def certificate(
 
     factor = matrix = minimum = None
     units = jax.tree.map(jnp.ones_like, v)
-    symmetric = quantity.conditions.symmetric
+    symmetric = quantity.conditions.structure.positive_definite
     if isinstance(quantity.choice, Auto) and tree_math.size(v) <= DENSE_LIMIT:
         matrix = materialise(product, v)
         factor = factorise(matrix)
@@ -284,7 +284,7 @@ def certificate(
     relative = jnp.where(error == 0, 0, error / size)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
     radius = None
-    if quantity.conditions.fixed_point:
+    if quantity.conditions.structure.fixed_point:
         radius = spectral_radius(lambda t: tree_math.subtract(t, product(t)), v)
     return Certificate(
         gradient=g,
@@ -319,7 +319,7 @@ def _multiplied(x: Vector, units: Vector) -> Vector:
 
 
 def _condition_number(
-    solve: LinearSolve, product: Product, transposed: Product, units: Vector
+    solve: LinearSolve, product: MatVec, transposed: MatVec, units: Vector
 ) -> Float[Array, ""]:
     """Of `U J U`, with `U` the diagonal matrix of the units."""
 

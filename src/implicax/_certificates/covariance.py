@@ -13,8 +13,9 @@ from implicax._core.keywords import explained
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
 from implicax._linear.lu import materialise
-from implicax._problems.base import AbstractProblem, LeastSquares
-from implicax._problems.canonical import close
+from implicax._problems.base import AbstractProblem
+from implicax._problems.canonical import canonicalize
+from implicax._problems.least_squares import LeastSquares
 
 
 class Covariance(eqx.Module):
@@ -117,9 +118,9 @@ def covariance(
             "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "
             "robust loss. Leave the loss out, or resample (bootstrap) the data."
         )
-    closed = close(problem, value, args, "value")
-    conditions: Any = closed.conditions
-    v, inputs = closed.v0, closed.inputs
+    canonical = canonicalize(problem, value, args, "value")
+    conditions: Any = canonical.conditions
+    v, inputs = canonical.v0, canonical.inputs
     pytree, push = jax.linearize(lambda v: conditions.errors(v, inputs)[0], v)
     errors, jacobian = tree_math.ravel(pytree)[0], materialise(push, v)
     seen, m = _observations(observations, pytree)
@@ -176,7 +177,7 @@ def covariance(
     matrix = inverse @ inverse.T
     _, unravel = tree_math.ravel(v)
     errors_of_parameters = unravel(jnp.sqrt(jnp.diagonal(matrix)))
-    return Covariance(matrix, closed.view.from_real(errors_of_parameters), deviation)
+    return Covariance(matrix, canonical.view.from_real(errors_of_parameters), deviation)
 
 
 def _fitted(

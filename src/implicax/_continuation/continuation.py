@@ -18,9 +18,9 @@ from implicax._core.keywords import explained
 from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._custom import implicit
-from implicax._problems.base import Root
-from implicax._problems.canonical import Closed, close
-from implicax._problems.conditions import Conditions
+from implicax._problems.canonical import CanonicalProblem, canonicalize
+from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._problems.root import Root
 from implicax._solve import root
 from implicax._solvers.newton import Newton
 
@@ -109,27 +109,27 @@ def continuation(
     fixed = stop_gradient((y0, start, args))
     solver = Newton() if solver is None else solver
     first = root(problem.fn, fixed[0], fixed[1:], solver=solver, on_failure="ignore")
-    closed = close(problem, stop_gradient(first.value), fixed[1:])
-    if tree_math.size(closed.v0) > DENSE_LIMIT:
+    canonical = canonicalize(problem, stop_gradient(first.value), fixed[1:])
+    if tree_math.size(canonical.v0) > DENSE_LIMIT:
         raise ValueError(
             "Continuation forms the Jacobian, and y0 has "
-            f"{tree_math.size(closed.v0)} real unknowns; the limit is {DENSE_LIMIT}."
+            f"{tree_math.size(canonical.v0)} real unknowns; the limit is {DENSE_LIMIT}."
         )
-    if closed.conditions.reverse_only:
+    if canonical.conditions.structure.reverse_only:
         raise TypeError(
             "fn has a VJP only (a jax.custom_vjp), and continuation needs its Jacobian "
             "by columns. Give fn a jax.custom_jvp."
         )
     traced, rows, parameter = _follow(
-        closed.conditions,
-        closed.v0,
-        closed.inputs,
+        canonical.conditions,
+        canonical.v0,
+        canonical.inputs,
         stop_gradient((stop, back_to, step.astype(dtype))),
         first.status == Status.converged,
         max_points,
         method == "natural",
     )
-    branch = _attach(problem, closed, traced, rows, parameter, start, stop, args)
+    branch = _attach(problem, canonical, traced, rows, parameter, start, stop, args)
     failed = branch.status == BranchStatus.lost
     failed = failed | (branch.status == BranchStatus.no_start)
     if on_failure == "raise" and not tree_math.traced(failed) and bool(failed):
@@ -139,7 +139,7 @@ def continuation(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _follow(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     v0: Vector,
     inputs: PyTree[Array],
     ends: tuple[Array, Array, Array],
@@ -193,7 +193,7 @@ def _units(
 
 def _attach(
     problem: Root,
-    closed: Closed,
+    canonical: CanonicalProblem,
     trace: Trace,
     rows: Vector,
     parameter: Array,
@@ -215,11 +215,11 @@ def _attach(
     # Unused rows repeat the start while the rule is attached: NaN there would reach the
     # derivative of all others, since in reverse mode zero times NaN is NaN.
     safe_parameter = fill(parameter, start)
-    safe_rows = jax.tree.map(lambda leaf, v: fill(leaf, v[None]), rows, closed.v0)
+    safe_rows = jax.tree.map(lambda leaf, v: fill(leaf, v[None]), rows, canonical.v0)
     found = implicit(problem, on_failure="ignore")(lambda y, _: y)
 
     def attached(v: Vector, p: Array) -> PyTree[Array]:
-        return found(closed.view.from_real(v), (p, args)).value
+        return found(canonical.view.from_real(v), (p, args)).value
 
     values = jax.vmap(attached)(safe_rows, safe_parameter)
     folds, fractions = turning_points(trace)

@@ -18,12 +18,12 @@ from implicax._core.solution import Solution, Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._derivatives.base import Implicit
 from implicax._linear.lu import factorise
-from implicax._problems.base import Root
-from implicax._problems.canonical import close
-from implicax._problems.conditions import Conditions
+from implicax._problems.canonical import canonicalize
+from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._problems.root import Root
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.newton import Newton
-from implicax._solvers.run import check_solver, run, says
+from implicax._solvers.run import check_max_steps, check_solver, run, says
 
 #: Points at which rounding errors are sampled (Moré & Wild 2011 take about as many).
 SAMPLES = 5
@@ -102,10 +102,13 @@ def fold(
     parameter0 = jnp.asarray(parameter0, tree_math.working_dtype(y0))
     check_call(Implicit(), on_failure)
     solver = Newton() if solver is None else solver
-    check_solver(solver, max_steps)
-    closed = close(Root(lambda y, both: fn(y, *both)), y0, (parameter0, args))
-    frozen = stop_gradient((closed.v0, closed.inputs))
-    null, normal = map(closed.view.from_real, _null_vector(closed.conditions, *frozen))
+    check_max_steps(max_steps)
+    check_solver(solver)
+    canonical = canonicalize(Root(lambda y, both: fn(y, *both)), y0, (parameter0, args))
+    frozen = stop_gradient((canonical.v0, canonical.inputs))
+    null, normal = map(
+        canonical.view.from_real, _null_vector(canonical.conditions, *frozen)
+    )
 
     def extended(unknown: tuple, both: tuple) -> tuple:
         (y, p, v), (c, args) = unknown, both
@@ -117,16 +120,15 @@ def fold(
         return residual, tree_math.dot(c, v).astype(p.dtype) - 1, along
 
     problem = Root(extended)
-    closed = close(problem, (y0, parameter0, null), (normal, args))
-    v0, solver, inputs = stop_gradient((closed.v0, solver, closed.inputs))
-    outcome = run(closed.conditions, solver, v0, inputs, int(max_steps), False, None)
-    status = _verdict(closed.conditions, outcome.y, v0, inputs, outcome.status)
+    canonical = canonicalize(problem, (y0, parameter0, null), (normal, args))
+    v0, solver, inputs = stop_gradient((canonical.v0, solver, canonical.inputs))
+    outcome = run(canonical.conditions, solver, v0, inputs, int(max_steps), False, None)
+    status = _verdict(canonical.conditions, outcome.y, v0, inputs, outcome.status)
     outcome = dataclasses.replace(outcome, status=status)
     own = solver if isinstance(solver, AbstractSolver) else None
     name = type(solver).__name__
     return conclude(
-        problem,
-        closed,
+        canonical,
         own,
         Implicit(),
         outcome,
@@ -138,7 +140,7 @@ def fold(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _null_vector(
-    conditions: Conditions, y: Vector, inputs: PyTree[Array]
+    conditions: OptimalityConditions, y: Vector, inputs: PyTree[Array]
 ) -> tuple[Vector, Vector]:
     """`v`, of unit length, and `c` with `c . v = 1`.
 
@@ -171,7 +173,7 @@ def _unit_or_one(x: Array) -> Array:
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _verdict(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     z: Vector,
     z0: Vector,
     inputs: PyTree[Array],

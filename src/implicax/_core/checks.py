@@ -113,7 +113,7 @@ def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
 
 def hint(output: Any, y: PyTree[Array]) -> str:
     """What may have been meant by an output that is unlike `y`."""
-    if output is None:
+    if output is None or (isinstance(output, tuple) and not output):
         return "(Is a `return` missing?)"
     if isinstance(y, list | tuple) and eqx.is_array_like(output):
         return "(For a vector of unknowns pass y0=jnp.array([...]).)"

@@ -25,10 +25,10 @@ from implicax._core.forward_only import lacks_reverse_mode, transposable
 from implicax._core.jaxpr_key import abstract, alone, structure, variables
 from implicax._core.tree_math import Vector
 
-_Kind = TypeVar("_Kind", bound="Computation")
+_Kind = TypeVar("_Kind", bound="TracedFunction")
 
 
-class Computation:
+class TracedFunction:
     """A function of `v` (on the real view) and `inputs`, as a value.
 
     Two of them traced from the same computation are equal and hash equally, so that a
@@ -39,10 +39,10 @@ class Computation:
     def __init__(
         self, jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int, key: Hashable
     ):
-        self._jaxpr = jaxpr
-        self._out_tree = out_tree
+        self.jaxpr = jaxpr
+        self.out_tree = out_tree
         #: How many of the constants, the last ones, were numbers in the code.
-        self._numbers = numbers
+        self.numbers = numbers
         #: Whether JAX has no reverse mode for it.
         self.forward_only = contains(jaxpr, "while") and lacks_reverse_mode(
             self._flat, list(map(abstract, (*jaxpr.constvars, *jaxpr.invars)))
@@ -56,30 +56,34 @@ class Computation:
     def output(self, v: Vector, inputs: PyTree[Array]) -> Any:
         """What `fn` returns."""
         constants, args = inputs
-        arrays = len(constants) - self._numbers
+        arrays = len(constants) - self.numbers
         # No derivative: in `y**3.0` the exponent has one that is NaN for `y < 0`.
         numbers = jax.lax.stop_gradient(constants[arrays:])
         leaves = [*constants[:arrays], *numbers, *jax.tree.leaves((v, args))]
         function = transposable(self._flat) if self.forward_only else self._flat
-        return jax.tree.unflatten(self._out_tree, function(leaves))
+        return jax.tree.unflatten(self.out_tree, function(leaves))
 
     def _flat(self, leaves: list[Array]) -> list[Array]:
-        count = len(self._jaxpr.constvars)
-        out = jax.core.eval_jaxpr(self._jaxpr, leaves[:count], *leaves[count:])
+        count = len(self.jaxpr.constvars)
+        out = jax.core.eval_jaxpr(self.jaxpr, leaves[:count], *leaves[count:])
         return list(map(jnp.asarray, out))
 
     def __hash__(self) -> int:
         return self._hash
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Computation) and self.key == other.key
+        return isinstance(other, TracedFunction) and self.key == other.key
 
 
 def trace(
-    kind: type[_Kind], fn: Callable[..., Any], v: Vector, arrays: PyTree[Array]
+    kind: type[_Kind],
+    fn: Callable[..., Any],
+    v: Vector,
+    arrays: PyTree[Array],
+    **options: Hashable,
 ) -> tuple[_Kind, list[Array]]:
-    """`fn(v, arrays)` as a `Computation`, and its constants: the arrays that it closes
-    over, and the numbers in it."""
+    """`fn(v, arrays)` as a traced function, and its constants: the arrays that it
+    closes over, and the numbers in it. `options` are what its `kind` takes besides."""
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(v, arrays)
     if any(map(_closes_over_arrays, closed.eqns)):
         leaves = jax.tree.leaves((v, arrays))
@@ -91,7 +95,8 @@ def trace(
     if not any(map(tree_math.traced, known)):
         jaxpr, numbers = _numbers_as_inputs(jaxpr)
     out_tree = jax.tree.structure(out_shape)
-    return _known(kind, jaxpr, out_tree, len(numbers)), [*constants, *numbers]
+    found = _known(kind, jaxpr, out_tree, len(numbers), options)
+    return found, [*constants, *numbers]
 
 
 #: JAX keeps the static arguments of each call inside an eager `jax.grad`, thousands of
@@ -100,13 +105,17 @@ _KNOWN: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary
 
 
 def _known(
-    kind: type[_Kind], jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int
+    kind: type[_Kind],
+    jaxpr: jex_core.Jaxpr,
+    out_tree: Any,
+    numbers: int,
+    options: dict[str, Hashable],
 ) -> _Kind:
     """The computation, or one that is equal to it."""
-    key = (kind, structure(jaxpr), out_tree, numbers)
+    key = (kind, structure(jaxpr), out_tree, numbers, *options.items())
     found = _KNOWN.get(key)
     if found is None:
-        found = _KNOWN[key] = kind(jaxpr, out_tree, numbers, key)
+        found = _KNOWN[key] = kind(jaxpr, out_tree, numbers, key, **options)
     return found
 
 

@@ -16,9 +16,9 @@ from implicax._core.real_view import View
 from implicax._core.tree_math import Vector
 from implicax._derivatives.implicit_rule import Linearise, attach, attach_objective
 from implicax._linear.linear_solve import LinearSolve, linear_solver
-from implicax._linear.lu import Product
-from implicax._problems.conditions import Conditions, NormalEquations, Stationarity
+from implicax._linear.lu import MatVec
 from implicax._problems.equations import System
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import AbstractSolver, fraction
 from implicax._solvers.loop import Outcome
 from implicax._solvers.picard import Picard
@@ -31,11 +31,11 @@ def check_hessian(hessian: Any) -> None:
         raise ValueError(f"hessian must be 'exact' or 'gauss_newton', not {hessian!r}.")
 
 
-def linearisation(conditions: Conditions, hessian: Hessian) -> Linearise:
+def linearisation(conditions: OptimalityConditions, hessian: Hessian) -> Linearise:
     """Multiplication by `dF/dy`, or by the Gauss-Newton matrix in its place."""
     if hessian == "exact":
-        return conditions.linearise
-    if not isinstance(conditions, NormalEquations):
+        return conditions.linearize
+    if not conditions.has_errors:
         raise TypeError(
             "hessian='gauss_newton' is for ix.least_squares and ix.LeastSquares: there "
             "are no errors here whose squares are summed. Leave it out."
@@ -59,7 +59,7 @@ class AbstractDerivative(eqx.Module):
     @abc.abstractmethod
     def attach(
         self,
-        conditions: Conditions,
+        conditions: OptimalityConditions,
         solver: AbstractSolver,
         outcome: Outcome,
         inputs: PyTree[Array],
@@ -68,7 +68,7 @@ class AbstractDerivative(eqx.Module):
 
     def attach_objective(
         self,
-        conditions: Stationarity,
+        conditions: OptimalityConditions,
         y: Vector,
         outcome: Outcome,
         inputs: PyTree[Array],
@@ -115,7 +115,7 @@ class Implicit(AbstractDerivative):
         guess = jax.lax.stop_gradient(view.to_real(self.adjoint))
         return Implicit(self.linear_solver, guess, self.hessian)
 
-    def _solve(self, conditions: Conditions, outcome: Outcome) -> LinearSolve:
+    def _solve(self, conditions: OptimalityConditions, outcome: Outcome) -> LinearSolve:
         structure = conditions.structure
         return LinearSolve(self.linear_solver, outcome.inverse, structure, self.adjoint)
 
@@ -154,14 +154,14 @@ class _Series(eqx.Module):
 
     terms: int = eqx.field(static=True)
 
-    def __call__(self, product: Product, b: Vector) -> Vector:
+    def __call__(self, product: MatVec, b: Vector) -> Vector:
         def term(t: Vector, _: None) -> tuple[Vector, None]:
             # t <- b + A t
             return tree_math.add(b, tree_math.subtract(t, product(t))), None
 
         return jax.lax.scan(term, b, None, length=self.terms - 1)[0]
 
-    def adjoint(self, product: Product, b: Vector) -> Vector:
+    def adjoint(self, product: MatVec, b: Vector) -> Vector:
         return self(product, b)
 
 
@@ -232,7 +232,7 @@ class Phantom(AbstractDerivative):
 def _last_steps(
     solver: AbstractSolver,
     steps: int,
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     y: Vector,
     inputs: PyTree[Array],
 ) -> Vector:

@@ -19,14 +19,14 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import Product
-from implicax._problems.conditions import Conditions, Stationarity
+from implicax._linear.lu import MatVec
+from implicax._problems.optimality_conditions import OptimalityConditions
 
-Linearise = Callable[[Vector, PyTree[Array]], Product]
+Linearise = Callable[[Vector, PyTree[Array]], MatVec]
 
 
 def attach(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solve: Any,
     y: Vector,
     inputs: PyTree[Array],
@@ -43,8 +43,8 @@ def attach(
     one is wanted.
     """
     if linearise is None:
-        linearise = conditions.linearise
-    if conditions.reverse_only:
+        linearise = conditions.linearize
+    if conditions.structure.reverse_only:
         return _attach_reverse(conditions, solve, y, inputs)
     arrays, others = eqx.partition(solve, eqx.is_array)
 
@@ -66,7 +66,7 @@ def attach(
 
 
 def attach_objective(
-    conditions: Stationarity, solve: Any, y: Vector, inputs: PyTree[Array]
+    conditions: OptimalityConditions, solve: Any, y: Vector, inputs: PyTree[Array]
 ) -> Float[Array, ""]:
     """The objective at the minimum, with its derivative.
 
@@ -75,7 +75,7 @@ def attach_objective(
     second derivative, which needs `dy*/da`, is right too.
     """
     y = jax.lax.stop_gradient(y)
-    if conditions.reverse_only:
+    if conditions.structure.reverse_only:
         return conditions.objective(y, inputs)
     arrays, others = eqx.partition(solve, eqx.is_array)
 
@@ -102,7 +102,7 @@ def attach_objective(
 
 
 def _attach_reverse(
-    conditions: Conditions, solve: Any, y: Vector, inputs: PyTree[Array]
+    conditions: OptimalityConditions, solve: Any, y: Vector, inputs: PyTree[Array]
 ) -> Vector:
     """The rule for conditions that have a VJP only: reverse mode, first order.
 

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.lu import Factor, Product, augment, eliminate, materialise
+from implicax._linear.lu import Factor, MatVec, augment, eliminate, materialise
 from implicax._linear.minimum_norm import MinimumNorm
 
 #: Up to here a dense factorisation beats an iteration that may have to fall back on it
@@ -102,9 +102,9 @@ class _Refinement(eqx.Module):
 
 
 def _refine(
-    product: Product,
+    product: MatVec,
     b: Vector,
-    approximate_inverse: Product,
+    approximate_inverse: MatVec,
     *,
     rate: float,
     grace: float = 1.0,
@@ -164,22 +164,22 @@ class LinearSolve(eqx.Module):
     structure: JacobianStructure = eqx.field(static=True, default=JacobianStructure())
     guess: Vector | None = None
 
-    def __call__(self, product: Product, b: Vector) -> Vector:
+    def __call__(self, product: MatVec, b: Vector) -> Vector:
         """`t` with `product(t) = b`, differentiable to any order.
 
         `product` is linear and may be differentiated; the solution procedure is not.
         """
         return self._bind(product, b, False)
 
-    def transposed(self, product: Product, b: Vector) -> Vector:
+    def transposed(self, product: MatVec, b: Vector) -> Vector:
         """`u` with `product(u) = b` where `product` multiplies by `J^T`."""
         return self._bind(product, b, True)
 
-    def adjoint(self, product: Product, b: Vector) -> Vector:
+    def adjoint(self, product: MatVec, b: Vector) -> Vector:
         """As `transposed`, without a derivative: for products that have none."""
         return self._solve(product, b, True)
 
-    def approximately(self, product: Product, b: Vector, transposed: bool) -> Vector:
+    def approximately(self, product: MatVec, b: Vector, transposed: bool) -> Vector:
         """As the others, for a `b` that a singular `J` may not reach: unchecked there,
         without a derivative."""
         if isinstance(self.choice, MinimumNorm):
@@ -187,7 +187,7 @@ class LinearSolve(eqx.Module):
         return self._solve(product, b, transposed)
 
     def attempt(
-        self, product: Product, b: Vector, transposed: bool
+        self, product: MatVec, b: Vector, transposed: bool
     ) -> tuple[Vector, Bool[Array, ""]]:
         """As `approximately`, and whether the system is solved: for steps, which can
         say so."""
@@ -197,7 +197,7 @@ class LinearSolve(eqx.Module):
         answer = self._answer(product, b, transposed)
         return answer.solution, answer.good
 
-    def _bind(self, product: Product, b: Vector, transposed: bool) -> Vector:
+    def _bind(self, product: MatVec, b: Vector, transposed: bool) -> Vector:
         if len(jax.tree.leaves(b)) > 1:
             # One vector: `custom_linear_solve` has no reverse mode where a piece of `b`
             # is a constant zero, and it is where `args` do not enter those conditions.
@@ -213,13 +213,13 @@ class LinearSolve(eqx.Module):
             transpose_solve=lambda product, b: self._solve(product, b, not transposed),
         )
 
-    def _solve(self, product: Product, b: Vector, transposed: bool) -> Vector:
+    def _solve(self, product: MatVec, b: Vector, transposed: bool) -> Vector:
         answer = self._answer(product, b, transposed)
         return jax.tree.map(
             lambda x: jnp.where(answer.good, x, jnp.nan), answer.solution
         )
 
-    def _answer(self, product: Product, b: Vector, transposed: bool) -> _Answer:
+    def _answer(self, product: MatVec, b: Vector, transposed: bool) -> _Answer:
         refine = functools.partial(
             _refine, product, b, start=self.guess if transposed else None
         )
@@ -270,7 +270,7 @@ def _flat(x: Vector) -> Vector:
     return tree_math.ravel(x)[0]
 
 
-def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
+def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Form the matrix (times `one`), eliminate, check."""
     flat, unravel = tree_math.ravel(b)
     augmented, scale = augment(materialise(product, b, one), flat)
@@ -287,7 +287,7 @@ def _direct(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
 
 
-def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
+def _krylov(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Restarted GMRES, for systems too large to form."""
     tolerance = tree_math.coarsest_eps(b) ** 0.7
     solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=20, max_steps=1000)
@@ -296,7 +296,7 @@ def _krylov(product: Product, b: Vector, one: Array | float = 1.0) -> _Answer:
     return _Answer(answer.solution, jnp.ones((), bool), answer.good)
 
 
-def _conjugate(product: Product, b: Vector, inverse: Any) -> Vector:
+def _conjugate(product: MatVec, b: Vector, inverse: Any) -> Vector:
     """Conjugate gradients, preconditioned by an approximate inverse if there is one.
 
     What the Gauss-Newton matrix of a fit knows of the Hessian is worth a factor of
@@ -318,7 +318,7 @@ def _structure(x: Vector) -> PyTree:
 
 def _run(
     solver: Any,
-    product: Product,
+    product: MatVec,
     b: Vector,
     symmetric: bool = False,
     options: dict[str, Any] | None = None,

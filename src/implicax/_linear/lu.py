@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 
-Product = Callable[[Vector], Vector]
+MatVec = Callable[[Vector], Vector]
 
 
 class Factor(eqx.Module):
@@ -136,7 +136,7 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
 
 
 def materialise(
-    product: Product, like: Vector, unit: Array | float = 1.0
+    product: MatVec, like: Vector, unit: Array | float = 1.0
 ) -> Float[Array, "m n"]:
     """The matrix of a linear map of such vectors, column by column (times `unit`)."""
     flat, unravel = tree_math.ravel(like)

@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._linear.lu import Product, materialise
+from implicax._linear.lu import MatVec, materialise
 
 
 class MinimumNorm(eqx.Module):
@@ -60,7 +60,7 @@ class MinimumNorm(eqx.Module):
             )
 
     def least_squares(
-        self, product: Product, b: Vector
+        self, product: MatVec, b: Vector
     ) -> tuple[Vector, Float[Array, ""]]:
         """The shortest `t` of those with the smallest `|b - J t|`, and that norm."""
         if tree_math.size(b) > DENSE_LIMIT:

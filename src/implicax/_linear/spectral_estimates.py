@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import Product
+from implicax._linear.lu import MatVec
 
 #: Rounds of (inverse) power iteration: a few per cent of accuracy on most spectra.
 POWER_STEPS = 20
@@ -33,7 +33,7 @@ def probe(like: Vector) -> Vector:
 
 
 def largest_singular_value(
-    product: Product, transposed: Product, like: Vector
+    product: MatVec, transposed: MatVec, like: Vector
 ) -> Float[Array, ""]:
     """`|M|_2` by power iteration on `M^T M` (Golub & Van Loan, sec. 8.2).
 
@@ -50,7 +50,7 @@ def largest_singular_value(
     return jax.lax.fori_loop(0, POWER_STEPS, step, (probe(like), zero))[1]
 
 
-def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
+def spectral_radius(product: MatVec, like: Vector) -> Float[Array, ""]:
     """The largest modulus of an eigenvalue, by Arnoldi's process.
 
     The Hessenberg matrix `H` of at most 40 Arnoldi steps has nearly the outermost
@@ -62,7 +62,7 @@ def spectral_radius(product: Product, like: Vector) -> Float[Array, ""]:
     return _gelfand(_arnoldi(product, like)[0])
 
 
-def no_descent(product: Product, like: Vector) -> Bool[Array, ""]:
+def no_descent(product: MatVec, like: Vector) -> Bool[Array, ""]:
     """Whether no direction of negative curvature is found: of a symmetric map, whether
     the smallest eigenvalue of Lanczos' process (Arnoldi's, for symmetric maps) is not
     negative, to half the digits of the largest. It lies above the map's smallest."""
@@ -73,7 +73,7 @@ def no_descent(product: Product, like: Vector) -> Bool[Array, ""]:
 
 
 def _arnoldi(
-    product: Product, like: Vector
+    product: MatVec, like: Vector
 ) -> tuple[Float[Array, "m m"], Bool[Array, ""]]:
     """The Hessenberg matrix of `m <= 40` steps from a random start, and whether all of
     it is finite."""

@@ -11,8 +11,8 @@ from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.lu import materialise
-from implicax._problems.conditions import Conditions
 from implicax._problems.losses import AbstractLoss
+from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 class Point(eqx.Module):
@@ -69,7 +69,7 @@ class System(eqx.Module):
     @classmethod
     def of(
         cls,
-        conditions: Conditions,
+        conditions: OptimalityConditions,
         inputs: PyTree[Array],
         *,
         differentiable: bool = False,
@@ -81,11 +81,11 @@ class System(eqx.Module):
 
         return cls(
             at(conditions.residual),
-            conditions.fixed_point,
+            conditions.structure.fixed_point,
             differentiable,
-            conditions.reverse_only,
-            at(getattr(conditions, "objective", None)),
-            at(getattr(conditions, "errors", None)),
+            conditions.structure.reverse_only,
+            at(conditions.objective if conditions.has_objective else None),
+            at(conditions.errors if conditions.has_errors else None),
             conditions.traced_reverse_only,
         )
 

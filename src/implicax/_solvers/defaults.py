@@ -2,12 +2,7 @@
 
 from typing import Any
 
-from implicax._problems.base import AbstractProblem
-from implicax._problems.conditions import (
-    FixedPointConditions,
-    NormalEquations,
-    Stationarity,
-)
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.anderson import Anderson
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.levenberg_marquardt import LevenbergMarquardt
@@ -15,14 +10,14 @@ from implicax._solvers.newton import Newton
 from implicax._solvers.trust_region import TrustRegion
 
 
-def default_solver(problem: AbstractProblem, reverse_only: bool = False) -> Any:
-    """What `solver=None` means; `reverse_only` if `fn` has a VJP but no JVP."""
-    conditions = problem.conditions
-    if issubclass(conditions, NormalEquations):
-        exact = TrustRegion()
-        return exact if reverse_only else Fallback(LevenbergMarquardt(), exact)
-    if issubclass(conditions, Stationarity):
+def default_solver(conditions: OptimalityConditions) -> Any:
+    """The solver of conditions of that kind."""
+    # What needs Jacobians by columns needs a JVP of what the user wrote.
+    by_columns = not conditions.traced_reverse_only
+    if conditions.has_errors and by_columns:
+        return Fallback(LevenbergMarquardt(), TrustRegion())
+    if conditions.has_objective:
         return TrustRegion()
-    if issubclass(conditions, FixedPointConditions):
+    if conditions.structure.fixed_point:
         return Anderson()
-    return Newton() if reverse_only else Fallback(Newton(), LevenbergMarquardt())
+    return Fallback(Newton(), LevenbergMarquardt()) if by_columns else Newton()

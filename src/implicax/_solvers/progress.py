@@ -1,6 +1,5 @@
 """What a long solve tells of itself on the way."""
 
-import copy
 import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions, Stationarity
+from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 class Progress(NamedTuple):
@@ -65,25 +64,36 @@ def tell(
     jax.debug.callback(call, step, norm, objective, np.asarray(done), ordered=False)
 
 
-def watch(conditions: Conditions, max_steps: int, listen: Listener) -> Conditions:
+def watch(
+    conditions: OptimalityConditions, max_steps: int, listen: Listener
+) -> OptimalityConditions:
     """The same conditions, which tell of each evaluation: of solvers whose steps are
     not ours to see."""
-    watched, counted = copy.copy(conditions), counter(listen)
+    return _Watched(conditions, max_steps, listen)
 
-    def output(v: Vector, inputs: PyTree[Array]) -> Any:
-        out = conditions.output(v, inputs)
+
+class _Watched(OptimalityConditions):
+    def __init__(self, watched: OptimalityConditions, max_steps: int, listen: Listener):
+        super().__init__(
+            watched.jaxpr,
+            watched.out_tree,
+            watched.numbers,
+            (watched.key, max_steps, listen),
+            watched.unknowns,
+            watched.structure,
+        )
+        self._max_steps, self._listen = max_steps, counter(listen)
+
+    def output(self, v: Vector, inputs: PyTree[Array]) -> Any:
+        said = super().output(v, inputs)
         objective, norm = None, jnp.full((), jnp.nan)
-        if isinstance(conditions, Stationarity):
-            objective = jax.lax.stop_gradient(conditions.cost(out[0]))
+        if self.has_objective:
+            objective = jax.lax.stop_gradient(self.value(said))
         else:
-            norm = tree_math.largest(jax.lax.stop_gradient(out[0]))
+            norm = tree_math.largest(jax.lax.stop_gradient(said.residual))
         zero = jnp.zeros((), jnp.int32)
-        tell(counted, zero, max_steps, norm, objective, done=False)
-        return out
-
-    watched.output = output
-    watched.key = (conditions.key, listen)
-    return watched
+        tell(self._listen, zero, self._max_steps, norm, objective, done=False)
+        return said
 
 
 class _Counter:

@@ -11,8 +11,8 @@ from jaxtyping import Array, PyTree
 from implicax._core import tree_math
 from implicax._core.solution import Stats, Status
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions
 from implicax._problems.equations import System
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.external.base import AbstractEngine, read
 from implicax._solvers.external.dispatch import engine
@@ -25,7 +25,7 @@ MAX_STEPS = 2**24
 
 
 def run(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solver: Any,
     v0: Vector,
     inputs: PyTree[Array],
@@ -44,7 +44,7 @@ def run(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _run(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solver: AbstractSolver,
     v0: Vector,
     inputs: PyTree[Array],
@@ -58,7 +58,7 @@ def _run(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _run_engine(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solver: AbstractEngine,
     v0: Vector,
     inputs: PyTree[Array],
@@ -79,7 +79,7 @@ def _run_engine(
 
 
 def _run_in_turns(
-    conditions: Conditions,
+    conditions: OptimalityConditions,
     solver: Fallback,
     v0: Vector,
     inputs: PyTree[Array],
@@ -98,7 +98,7 @@ def _run_in_turns(
         stats = dataclasses.replace(stats, residual_history=None)
         return dataclasses.replace(outcome, stats=stats)
 
-    equations = getattr(conditions, "objective", None) is None
+    equations = not conditions.has_objective
     first, *others = solver.solvers
     outcome = attempt(first)
     for other in others:
@@ -151,8 +151,8 @@ def says(outcome: Outcome) -> str:
     return "" if said is None or tree_math.traced(said) else read(said)
 
 
-def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
-    """An error unless these solve; with `own`, unless the solver is one of ours."""
+def check_solver(solver: Any, *, own: bool = False) -> None:
+    """An error unless it is a solver; with `own`, unless it is one of ours."""
     if own and not isinstance(solver, AbstractSolver):
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton(): its tolerance is "
@@ -165,6 +165,10 @@ def check_solver(solver: Any, max_steps: Any, *, own: bool = False) -> None:
             "the class), ix.SciPy(method) or an optimistix solver (an optax "
             f"transformation goes into ix.Optax), and it is {solver!r}."
         )
+
+
+def check_max_steps(max_steps: Any) -> None:
+    """An error unless it is a number of steps."""
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
     if not integral or not 1 <= int(max_steps) <= MAX_STEPS:
         raise ValueError(

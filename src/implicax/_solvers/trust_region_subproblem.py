@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import Product
+from implicax._linear.lu import MatVec
 from implicax._solvers.curvature import lost_in, reduced, trusted_reaction
 
 #: `|D p|` may miss the radius by this fraction (More 1978, eq. 5.5).
@@ -223,7 +223,7 @@ class MatrixFree(AbstractModel):
     """`B` by products alone, `D = I`: conjugate gradients until they leave the region
     or meet negative curvature (Steihaug 1983; Toint 1981)."""
 
-    product: Product
+    product: MatVec
     g: Vector
     tolerance: Float[Array, ""]
     """The relative residual at which the iteration stops."""
@@ -331,5 +331,5 @@ def from_jacobian(
     return Spectral(squares, right.T, slopes, d, basis, like), scale
 
 
-def from_product(product: Product, g: Vector, tolerance: Any) -> MatrixFree:
+def from_product(product: MatVec, g: Vector, tolerance: Any) -> MatrixFree:
     return MatrixFree(product, g, jnp.asarray(tolerance, tree_math.working_dtype(g)))

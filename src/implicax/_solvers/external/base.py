@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PyTree
 
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions
+from implicax._problems.optimality_conditions import OptimalityConditions
 
 #: Bytes of what an engine says that are kept.
 LENGTH = 256
@@ -54,7 +54,7 @@ class AbstractEngine(eqx.Module):
     @abc.abstractmethod
     def solve(
         self,
-        conditions: Conditions,
+        conditions: OptimalityConditions,
         v0: Vector,
         inputs: PyTree[Array],
         max_steps: int,

@@ -8,9 +8,9 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions, NormalEquations, Stationarity
 from implicax._problems.equations import System
 from implicax._problems.losses import Squares
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.base import (
     AbstractEngine,
@@ -121,15 +121,17 @@ class Optimistix(AbstractEngine):
         steps = jnp.asarray(found.stats["num_steps"], jnp.int32)
         return Answer(outside(found.value), steps, jnp.zeros((), bool))
 
-    def _problem(self, conditions: Conditions, system: System, v0: Vector) -> Any:
+    def _problem(
+        self, conditions: OptimalityConditions, system: System, v0: Vector
+    ) -> Any:
         """Which of optimistix' functions to call, and with what."""
         optx, name = library("optimistix", "This solver"), type(self.solver).__name__
-        if isinstance(conditions, Stationarity):
+        if conditions.has_objective:
             assert system.objective is not None
             if isinstance(self.solver, optx.AbstractMinimiser):
                 return optx.minimise, system.objective
             if isinstance(self.solver, optx.AbstractLeastSquaresSolver):
-                if not isinstance(conditions, NormalEquations):
+                if not conditions.has_errors:
                     raise TypeError(
                         f"optimistix' {name} needs the errors whose squares are "
                         "summed, and this objective is a scalar. Use "
@@ -151,7 +153,7 @@ class Optimistix(AbstractEngine):
             return tree_math.subtract(v, system.residual(v))
 
         fixed = isinstance(self.solver, optx.AbstractFixedPointSolver)
-        if conditions.fixed_point or fixed:
+        if conditions.structure.fixed_point or fixed:
             return optx.fixed_point, step
         return optx.root_find, system.residual
 

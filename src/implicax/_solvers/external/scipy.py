@@ -14,8 +14,8 @@ from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions, NormalEquations, Stationarity
 from implicax._problems.losses import Squares
+from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.base import AbstractEngine, Answer, written
 from implicax._solvers.external.host import host
@@ -131,13 +131,13 @@ class SciPy(AbstractEngine):
         return Answer(v, steps, broke, said)
 
     def _fitting(
-        self, conditions: Conditions, v0: Vector, inputs: PyTree[Array]
+        self, conditions: OptimalityConditions, v0: Vector, inputs: PyTree[Array]
     ) -> Callable[..., Any]:
         """What to call, or an error that says which methods fit the problem."""
         what, fitting = "an equation", {"root": ROOT}
-        if isinstance(conditions, Stationarity):
+        if conditions.has_objective:
             what, fitting = "a minimum", {"minimize": MINIMIZE}
-        if isinstance(conditions, NormalEquations):
+        if conditions.has_errors:
             what = "a least-squares problem"
             fitting = {"least_squares": LEAST_SQUARES, "minimize": MINIMIZE}
         function = next((key for key in fitting if self.method in fitting[key]), "")
@@ -149,7 +149,7 @@ class SciPy(AbstractEngine):
             )
         _check_options(function, self.method, self.options)
         if function == "least_squares" and self.method == "lm":
-            assert isinstance(conditions, NormalEquations)
+            assert conditions.has_errors
             _, loss = jax.eval_shape(conditions.errors, v0, inputs)
             if not isinstance(loss, Squares):
                 raise TypeError(
@@ -164,7 +164,7 @@ class SciPy(AbstractEngine):
 class _Job:
     """What is not an array, so that it travels as one leaf."""
 
-    conditions: Conditions
+    conditions: OptimalityConditions
     call: Callable[..., Any]
     method: str
     tol: float | None
@@ -190,7 +190,7 @@ def _root(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
     import scipy.optimize
 
     # SciPy's fixed steps go along +F, so it is given the step of the map, f(y) - y.
-    sign = -1 if job.conditions.fixed_point else 1
+    sign = -1 if job.conditions.structure.fixed_point else 1
     exact = job.method in ("hybr", "lm")
 
     def jacobian(x: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.conditions import Conditions, NormalEquations, Stationarity
 from implicax._problems.losses import AbstractLoss
+from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 class Flat:
@@ -20,7 +20,7 @@ class Flat:
     What the conditions do not have (the objective of an equation) fails when called.
     """
 
-    def __init__(self, conditions: Conditions):
+    def __init__(self, conditions: OptimalityConditions):
         def unravel(x: Array, v: Vector) -> Vector:
             return tree_math.ravel(v)[1](x)
 
@@ -28,11 +28,11 @@ class Flat:
             return tree_math.ravel(conditions.residual(unravel(x, v), inputs))[0]
 
         def objective(x: Array, v: Vector, inputs: PyTree[Array]) -> Float[Array, ""]:
-            assert isinstance(conditions, Stationarity)
+            assert conditions.has_objective
             return conditions.objective(unravel(x, v), inputs)
 
         def errors(x: Array, v: Vector, inputs: PyTree[Array]) -> tuple[Array, Any]:
-            assert isinstance(conditions, NormalEquations)
+            assert conditions.has_errors
             found, loss = conditions.errors(unravel(x, v), inputs)
             return tree_math.ravel(found)[0], loss
 
@@ -40,14 +40,14 @@ class Flat:
             def gradient(x: Array) -> Array:
                 return residual(x, v, inputs)
 
-            if conditions.reverse_only:
+            if conditions.structure.reverse_only:
                 return jax.vjp(gradient, x)[1](p.astype(x.dtype))[0]
             return jax.jvp(gradient, (x,), (p.astype(x.dtype),))[1]
 
         def errors_alone(x: Array, v: Vector, inputs: PyTree[Array]) -> Array:
             return errors(x, v, inputs)[0]
 
-        by_columns = jax.jacrev if conditions.reverse_only else jax.jacfwd
+        by_columns = jax.jacrev if conditions.structure.reverse_only else jax.jacfwd
         self.residual = jax.jit(residual)
         self.objective = jax.jit(objective)
         self.errors = jax.jit(errors)
@@ -75,6 +75,6 @@ def _rho(z: Array, loss: AbstractLoss) -> Float[Array, "3 m"]:
 
 
 @functools.lru_cache(maxsize=64)
-def flat(conditions: Conditions) -> Flat:
+def flat(conditions: OptimalityConditions) -> Flat:
     """The functions; compiled once per computation."""
     return Flat(conditions)

@@ -1,0 +1,34 @@
+"""Fixed points: `y = fn(y, args)`."""
+
+from typing import ClassVar
+
+import jax
+
+from implicax._core.checks import match
+from implicax._linear.jacobian_structure import JacobianStructure
+from implicax._problems.base import FunctionProblem
+from implicax._problems.optimality_conditions import Conditions
+
+
+class FixedPoint(FunctionProblem):
+    """`y = fn(y, args)`; the conditions are `F(y, args) = y - fn(y, args)`.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns a pytree with the structure, shapes and dtypes of
+      `y` (or a pair of that and an auxiliary output, with `has_aux=True`).
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    problem = ix.FixedPoint(lambda y, a: jnp.cos(a * y))
+    ```
+    """
+
+    structure: ClassVar[JacobianStructure] = JacobianStructure(fixed_point=True)
+
+    def conditions(self, y, args):
+        output, aux = self.evaluate(y, args)
+        output = match(output, y, "fn must return a", "new iterate")
+        return Conditions(jax.tree.map(lambda y, f: y - f, y, output), aux=aux)

@@ -1,0 +1,39 @@
+"""Fits: the sum of the squares of `fn(y, args)`, or of another loss, is least."""
+
+from implicax._problems.base import FunctionProblem
+from implicax._problems.losses import AbstractLoss
+from implicax._problems.optimality_conditions import Conditions
+
+
+class LeastSquares(FunctionProblem):
+    """`y` minimises `1/2 sum |fn(y, args)|^2`; the conditions are that its gradient is
+    zero.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns the errors: any pytree of floating or complex
+      arrays (or a pair of that and an auxiliary output, with `has_aux=True`).
+    - `loss`: how the errors are weighed: `None` for plain squares, or
+      [`implicax.Huber`][], [`implicax.SoftL1`][], [`implicax.Cauchy`][],
+      [`implicax.Welsch`][], [`implicax.Tukey`][] with a scale. (Real and imaginary
+      parts of a complex error are weighed by themselves.)
+
+    ```python
+    import implicax as ix
+
+    problem = ix.LeastSquares(lambda y, a: y - a, loss=ix.Huber(0.5))
+    ```
+    """
+
+    loss: AbstractLoss | None = None
+
+    def __check_init__(self):
+        if not isinstance(self.loss, AbstractLoss | None):
+            raise TypeError(
+                "loss must be None (plain squares) or one of ix.Huber(scale), "
+                f"SoftL1, Cauchy, Welsch, Tukey, and it is {self.loss!r}."
+            )
+
+    def conditions(self, y, args):
+        output, aux = self.evaluate(y, args)
+        return Conditions(errors=output, loss=self.loss, aux=aux)

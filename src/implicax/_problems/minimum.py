@@ -1,0 +1,25 @@
+"""Minima: `fn(y, args)` is least."""
+
+from implicax._problems.base import FunctionProblem
+from implicax._problems.optimality_conditions import Conditions
+
+
+class Minimum(FunctionProblem):
+    """`y` minimises `fn(y, args)`; the conditions are `F = d fn / dy`.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns a real scalar (or a pair of that and an auxiliary
+      output, with `has_aux=True`).
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    problem = ix.Minimum(lambda y, a: jnp.sum((y - a) ** 4 + y**2))
+    ```
+    """
+
+    def conditions(self, y, args):
+        output, aux = self.evaluate(y, args)
+        return Conditions(objective=output, aux=aux)

@@ -1,0 +1,25 @@
+"""Roots: `fn(y, args) = 0`."""
+
+from implicax._problems.base import FunctionProblem
+from implicax._problems.optimality_conditions import Conditions
+
+
+class Root(FunctionProblem):
+    """`fn(y, args) = 0`; the conditions are `F = fn`.
+
+    **Arguments:**
+
+    - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
+      same dtype (or a pair of that and an auxiliary output, with `has_aux=True`). The
+      structure and shapes of `y` are best; in others, numbers are taken in their order.
+
+    ```python
+    import implicax as ix
+
+    problem = ix.Root(lambda y, a: y**2 - a)
+    ```
+    """
+
+    def conditions(self, y, args):
+        output, aux = self.evaluate(y, args)
+        return Conditions(residual=output, aux=aux)
