@@ -13,16 +13,16 @@ from implicax._core.tree_math import Vector
 from implicax._derivatives.base import AbstractDerivative
 from implicax._problems.canonical import CanonicalProblem
 from implicax._problems.optimality_conditions import OptimalityConditions
-from implicax._solvers.loop import Outcome
+from implicax._solvers.loop import SolverResult
 
 OnFailure = Literal["raise", "ignore"]
 
 
-def conclude(
+def build_solution(
     canonical: CanonicalProblem,
     solver: Any,
     derivative: AbstractDerivative,
-    outcome: Outcome,
+    outcome: SolverResult,
     on_failure: OnFailure,
     name: str,
     says: str = "",
@@ -60,7 +60,7 @@ def _differentiate(
     conditions: OptimalityConditions,
     solver: Any,
     derivative: AbstractDerivative,
-    outcome: Outcome,
+    outcome: SolverResult,
     inputs: PyTree[Array],
     poison: bool,
 ) -> tuple[Vector, list[Array], Array | None]:

@@ -8,7 +8,12 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
-from implicax._build_solution import OnFailure, check_call, conclude, stop_gradient
+from implicax._build_solution import (
+    OnFailure,
+    build_solution,
+    check_call,
+    stop_gradient,
+)
 from implicax._core import tree_math
 from implicax._core.checks import match
 from implicax._core.solution import Solution
@@ -23,7 +28,7 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.host import Host
-from implicax._solvers.loop import Outcome, judge
+from implicax._solvers.loop import SolverResult, judge
 
 Solver = Callable[..., Any]
 
@@ -142,7 +147,7 @@ def implicit(
             says = ""
             if isinstance(solver, Host) and not tree_math.traced(lost) and bool(lost):
                 says = solver.failures[-1]
-            solution = conclude(
+            solution = build_solution(
                 canonical, None, derivative, outcome, on_failure, name, says
             )
             if has_aux:
@@ -228,7 +233,7 @@ def _judge(
     inputs: PyTree[Array],
     lost: Bool[Array, ""],
     tolerances: tuple[Array | None, Array | None],
-) -> Outcome:
+) -> SolverResult:
     """What the conditions say of an answer."""
     steps = jnp.full((), -1, jnp.int32)
     return judge(System.of(conditions, inputs), v0, v, steps, lost, *tolerances)

@@ -11,7 +11,12 @@ import jax.core
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from implicax._build_solution import OnFailure, check_call, conclude, stop_gradient
+from implicax._build_solution import (
+    OnFailure,
+    build_solution,
+    check_call,
+    stop_gradient,
+)
 from implicax._core import tree_math
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
@@ -361,7 +366,7 @@ def solve(
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
     said = says(outcome)
-    return conclude(canonical, own, derivative, outcome, on_failure, name, said)
+    return build_solution(canonical, own, derivative, outcome, on_failure, name, said)
 
 
 def _outside(

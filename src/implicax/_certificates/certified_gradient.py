@@ -13,7 +13,7 @@ from implicax._certificates.certificate import Certificate
 from implicax._certificates.certify import Quantity, certificate, prepare
 from implicax._core import tree_math
 from implicax._core.keywords import explained
-from implicax._core.real_view import View
+from implicax._core.real_view import RealView
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import Implicit
@@ -21,7 +21,7 @@ from implicax._problems.base import AbstractProblem
 from implicax._problems.equations import System
 from implicax._solvers.defaults import default_solver
 from implicax._solvers.fallback import Fallback
-from implicax._solvers.loop import Outcome, iterate
+from implicax._solvers.loop import SolverResult, iterate
 from implicax._solvers.run import check_max_steps, check_solver
 
 #: Solves at most; each is at least three times as tight as the one before.
@@ -74,7 +74,7 @@ class AccuracyError(ConvergenceError):
 
 
 class _Round(eqx.Module):
-    outcome: Outcome
+    outcome: SolverResult
     certificate: Certificate
     rtol: Float[Array, ""]
     steps: Int[Array, ""]
@@ -182,7 +182,7 @@ def certified_gradient(
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _tighten(
     quantity: Quantity,
-    view: View,
+    view: RealView,
     v0: Vector,
     args: PyTree[Array],
     solver: Any,
@@ -191,7 +191,7 @@ def _tighten(
 ) -> _Round:
     system = System.of(quantity.conditions, quantity.inputs(args))
 
-    def attempt(v: Vector, rtol: Array) -> tuple[Outcome, Certificate, Array]:
+    def attempt(v: Vector, rtol: Array) -> tuple[SolverResult, Certificate, Array]:
         tight = eqx.tree_at(
             lambda s: s.rtol, solver, rtol, is_leaf=lambda leaf: leaf is None
         )

@@ -37,15 +37,15 @@ from implicax._certificates.newton_correction import follow
 from implicax._core import tree_math
 from implicax._core.checks import split_arrays
 from implicax._core.keywords import explained
-from implicax._core.real_view import View
+from implicax._core.real_view import RealView
 from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._core.user_function import call
-from implicax._derivatives.base import Hessian, check_hessian, linearisation
+from implicax._derivatives.base import Hessian, check_hessian, linearization
 from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
-from implicax._linear.lu import MatVec, factorise, materialise
+from implicax._linear.lu import MatVec, factorise, materialize
 from implicax._linear.minimum_norm import MinimumNorm
 from implicax._linear.spectral_estimates import (
     largest_singular_value,
@@ -117,7 +117,7 @@ def certify(
     value = value.value if isinstance(value, Solution) else value
     canonical, quantity, floating = prepare(loss, problem, value, args, "value")
     check_hessian(hessian)
-    linearisation(quantity.conditions, hessian)
+    linearization(quantity.conditions, hessian)
     quantity = dataclasses.replace(quantity, choice=choice, hessian=hessian)
     return _compiled(quantity, canonical.v0, floating, canonical.view)
 
@@ -193,7 +193,7 @@ def prepare(
 
 
 def certificate(
-    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: RealView
 ) -> Certificate:
     """The certificate of the gradient of `quantity` in `args`, at `v`."""
     loss, residual = quantity.loss, quantity.residual
@@ -207,7 +207,7 @@ def certificate(
     units = jax.tree.map(jnp.ones_like, v)
     symmetric = quantity.conditions.structure.positive_definite
     if isinstance(quantity.choice, Auto) and tree_math.size(v) <= DENSE_LIMIT:
-        matrix = materialise(product, v)
+        matrix = materialize(product, v)
         factor = factorise(matrix)
     if matrix is not None and symmetric:
         # Cholesky's factorisation exists for positive definite matrices only.
@@ -240,7 +240,7 @@ def certificate(
         """`g(v)` and `u`, with the Gauss-Newton matrix for the Hessian."""
         by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
         inputs = quantity.inputs(args)
-        part = linearisation(quantity.conditions, quantity.hessian)(v, inputs)
+        part = linearization(quantity.conditions, quantity.hessian)(v, inputs)
         u = dataclasses.replace(solve, inverse=None).transposed(part, by_y)
         _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
         return tree_math.subtract(by_args, pullback_args(u)[0]), u
@@ -342,7 +342,7 @@ def _condition_number(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _compiled(
-    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: RealView
 ) -> Certificate:
     return certificate(quantity, v, args, view)
 

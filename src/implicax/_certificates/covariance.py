@@ -12,7 +12,7 @@ from implicax._core import tree_math
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import materialise
+from implicax._linear.lu import materialize
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
 from implicax._problems.least_squares import LeastSquares
@@ -122,7 +122,7 @@ def covariance(
     conditions: Any = canonical.conditions
     v, inputs = canonical.v0, canonical.inputs
     pytree, push = jax.linearize(lambda v: conditions.errors(v, inputs)[0], v)
-    errors, jacobian = tree_math.ravel(pytree)[0], materialise(push, v)
+    errors, jacobian = tree_math.ravel(pytree)[0], materialize(push, v)
     seen, m = _observations(observations, pytree)
     n = tree_math.size(v)
     if not tree_math.traced(m) and m <= n and not (absolute_sigma and m == n):
@@ -164,7 +164,7 @@ def covariance(
         errors = errors if seen is None else jnp.where(seen, errors, 0)
         return jnp.sum(errors**2) / 2
 
-    hessian = materialise(jax.linearize(jax.grad(half), v)[1], v)
+    hessian = materialize(jax.linearize(jax.grad(half), v)[1], v)
     curvatures = jnp.linalg.eigvalsh(hessian / scale[:, None] / scale[None, :])
     peak = ~(curvatures[0] >= -(eps**0.5) * jnp.abs(curvatures[-1]))
     _refuse(

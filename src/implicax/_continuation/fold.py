@@ -9,7 +9,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from implicax._build_solution import OnFailure, check_call, conclude, stop_gradient
+from implicax._build_solution import (
+    OnFailure,
+    build_solution,
+    check_call,
+    stop_gradient,
+)
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, match
 from implicax._core.componentwise import eps
@@ -127,7 +132,7 @@ def fold(
     outcome = dataclasses.replace(outcome, status=status)
     own = solver if isinstance(solver, AbstractSolver) else None
     name = type(solver).__name__
-    return conclude(
+    return build_solution(
         canonical,
         own,
         Implicit(),

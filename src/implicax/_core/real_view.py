@@ -16,14 +16,14 @@ from jaxtyping import Array, PyTree
 from implicax._core.tree_math import Vector
 
 
-class View(eqx.Module):
+class RealView(eqx.Module):
     """Between the user's pytree and the tuple of real arrays that solvers see."""
 
     treedef: Any = eqx.field(static=True)
     dtypes: tuple[Any, ...] = eqx.field(static=True)
 
     @classmethod
-    def of(cls, tree: PyTree[Array]) -> "View":
+    def of(cls, tree: PyTree[Array]) -> "RealView":
         leaves, treedef = jax.tree.flatten(tree)
         return cls(treedef, tuple(leaf.dtype for leaf in leaves))
 

@@ -12,15 +12,15 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
-from implicax._core.real_view import View
+from implicax._core.real_view import RealView
 from implicax._core.tree_math import Vector
-from implicax._derivatives.implicit_rule import Linearise, attach, attach_objective
+from implicax._derivatives.implicit_rule import Linearize, attach, attach_objective
 from implicax._linear.linear_solve import LinearSolve, linear_solver
 from implicax._linear.lu import MatVec
 from implicax._problems.equations import System
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import AbstractSolver, fraction
-from implicax._solvers.loop import Outcome
+from implicax._solvers.loop import SolverResult
 from implicax._solvers.picard import Picard
 
 Hessian = Literal["exact", "gauss_newton"]
@@ -31,7 +31,7 @@ def check_hessian(hessian: Any) -> None:
         raise ValueError(f"hessian must be 'exact' or 'gauss_newton', not {hessian!r}.")
 
 
-def linearisation(conditions: OptimalityConditions, hessian: Hessian) -> Linearise:
+def linearization(conditions: OptimalityConditions, hessian: Hessian) -> Linearize:
     """Multiplication by `dF/dy`, or by the Gauss-Newton matrix in its place."""
     if hessian == "exact":
         return conditions.linearize
@@ -51,7 +51,7 @@ class AbstractDerivative(eqx.Module):
     #: Whether steps of the solver are taken at the solution.
     steps_with_solver: ClassVar[bool] = False
 
-    def on(self, view: View) -> "AbstractDerivative":
+    def on(self, view: RealView) -> "AbstractDerivative":
         """The same on the real view of the unknown."""
         del view
         return self
@@ -61,7 +61,7 @@ class AbstractDerivative(eqx.Module):
         self,
         conditions: OptimalityConditions,
         solver: AbstractSolver,
-        outcome: Outcome,
+        outcome: SolverResult,
         inputs: PyTree[Array],
     ) -> Vector:
         """`outcome.y`, unchanged in value, with its derivative in `inputs`."""
@@ -70,7 +70,7 @@ class AbstractDerivative(eqx.Module):
         self,
         conditions: OptimalityConditions,
         y: Vector,
-        outcome: Outcome,
+        outcome: SolverResult,
         inputs: PyTree[Array],
     ) -> Float[Array, ""]:
         """The objective at the minimum `y`, which has been attached to."""
@@ -115,7 +115,9 @@ class Implicit(AbstractDerivative):
         guess = jax.lax.stop_gradient(view.to_real(self.adjoint))
         return Implicit(self.linear_solver, guess, self.hessian)
 
-    def _solve(self, conditions: OptimalityConditions, outcome: Outcome) -> LinearSolve:
+    def _solve(
+        self, conditions: OptimalityConditions, outcome: SolverResult
+    ) -> LinearSolve:
         structure = conditions.structure
         return LinearSolve(self.linear_solver, outcome.inverse, structure, self.adjoint)
 
@@ -125,7 +127,7 @@ class Implicit(AbstractDerivative):
             self._solve(conditions, outcome),
             outcome.y,
             inputs,
-            linearisation(conditions, self.hessian),
+            linearization(conditions, self.hessian),
         )
 
     def attach_objective(self, conditions, y, outcome, inputs):

@@ -22,7 +22,7 @@ from implicax._core.tree_math import Vector
 from implicax._linear.lu import MatVec
 from implicax._problems.optimality_conditions import OptimalityConditions
 
-Linearise = Callable[[Vector, PyTree[Array]], MatVec]
+Linearize = Callable[[Vector, PyTree[Array]], MatVec]
 
 
 def attach(
@@ -30,7 +30,7 @@ def attach(
     solve: Any,
     y: Vector,
     inputs: PyTree[Array],
-    linearise: Linearise | None = None,
+    linearize: Linearize | None = None,
 ) -> Vector:
     """`y`, with the derivative with respect to `inputs` that the theorem gives it.
 
@@ -39,11 +39,11 @@ def attach(
     for reverse mode; and it evaluates everything at the *attached* solution, so that
     it can be differentiated again, to any order and in any nesting.
 
-    `linearise(y, inputs)` is multiplication by `J`, where something else than the exact
+    `linearize(y, inputs)` is multiplication by `J`, where something else than the exact
     one is wanted.
     """
-    if linearise is None:
-        linearise = conditions.linearize
+    if linearize is None:
+        linearize = conditions.linearize
     if conditions.structure.reverse_only:
         return _attach_reverse(conditions, solve, y, inputs)
     arrays, others = eqx.partition(solve, eqx.is_array)
@@ -59,7 +59,7 @@ def attach(
         y = solution(y, inputs, arrays)
         solve = eqx.combine(arrays, others)
         _, b = jax.jvp(lambda i: conditions.residual(y, i), (inputs,), (tangents[1],))
-        t = solve(linearise(y, inputs), jax.tree.map(lambda x: -x, b))
+        t = solve(linearize(y, inputs), jax.tree.map(lambda x: -x, b))
         return y, t
 
     return solution(y, inputs, arrays)

@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, PyTree
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.lu import Factor, MatVec, augment, eliminate, materialise
+from implicax._linear.lu import LUFactors, MatVec, augment, eliminate, materialize
 from implicax._linear.minimum_norm import MinimumNorm
 
 #: Up to here a dense factorisation beats an iteration that may have to fall back on it
@@ -73,7 +73,7 @@ def linear_solver(choice: Any) -> Any:
     )
 
 
-class Contraction(eqx.Module):
+class ScaledIdentityInverse(eqx.Module):
     """What a converged iteration `y <- y - damping F(y)` says of `J`: `I - damping J`
     contracts, so `damping I` will do as an approximate inverse."""
 
@@ -232,22 +232,23 @@ class LinearSolve(eqx.Module):
             solver = self.choice
             definite = self.structure.positive_definite
             return refine(lambda r: _run(solver, product, r, definite), rate=0.5)
-        if isinstance(inverse, Contraction) and tree_math.size(b) > TINY:
+        if isinstance(inverse, ScaledIdentityInverse) and tree_math.size(b) > TINY:
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
             return refine(
                 lambda r: inverse.solve(r, transposed), rate=0.999, grace=10.0
             )
         # Of a Hessian it will be the preconditioner.
-        theirs = hasattr(inverse, "solve") and not isinstance(inverse, Factor)
+        theirs = hasattr(inverse, "solve") and not isinstance(inverse, LUFactors)
         theirs = theirs and not (
-            isinstance(inverse, Contraction) or self.structure.positive_definite
+            isinstance(inverse, ScaledIdentityInverse)
+            or self.structure.positive_definite
         )
         if tree_math.size(b) <= SMALL and not theirs:
             return _direct(product, b)
         last_resort = _direct if tree_math.size(b) <= DENSE_LIMIT else _krylov
-        if isinstance(inverse, Factor) or theirs:
-            size = inverse.size if isinstance(inverse, Factor) else None
+        if isinstance(inverse, LUFactors) or theirs:
+            size = inverse.size if isinstance(inverse, LUFactors) else None
             first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
         elif self.structure.positive_definite:
             first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
@@ -273,7 +274,7 @@ def _flat(x: Vector) -> Vector:
 def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Form the matrix (times `one`), eliminate, check."""
     flat, unravel = tree_math.ravel(b)
-    augmented, scale = augment(materialise(product, b, one), flat)
+    augmented, scale = augment(materialize(product, b, one), flat)
     elimination = eliminate(augmented, scale)
     t = elimination.solution
     # The residual of the very matrix that was eliminated: where `b` is itself a

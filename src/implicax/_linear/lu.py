@@ -13,7 +13,7 @@ from implicax._core.tree_math import Vector
 MatVec = Callable[[Vector], Vector]
 
 
-class Factor(eqx.Module):
+class LUFactors(eqx.Module):
     """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.
 
     The scaling makes pivoting, and the verdict on singularity, independent of the units
@@ -57,14 +57,14 @@ class Factor(eqx.Module):
         return unravel(x)
 
 
-def factorise(matrix: Float[Array, "n n"]) -> Factor:
+def factorise(matrix: Float[Array, "n n"]) -> LUFactors:
     """LU with scaled partial pivoting."""
     scale = row_scale(matrix)
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
-        return Factor(matrix / scale[:, None], zero, scale)
+        return LUFactors(matrix / scale[:, None], zero, scale)
     lu, _, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
-    return Factor(lu, permutation, scale)
+    return LUFactors(lu, permutation, scale)
 
 
 class Elimination(eqx.Module):
@@ -86,11 +86,11 @@ class Elimination(eqx.Module):
         return _singular(self.lu)
 
     @property
-    def factor(self) -> Factor:
+    def factor(self) -> LUFactors:
         """For other right-hand sides."""
         n = self.scale.size
         permutation = jax.lax.linalg.lu_pivots_to_permutation(self.pivots, n)
-        return Factor(self.lu, permutation, self.scale)
+        return LUFactors(self.lu, permutation, self.scale)
 
 
 def augment(
@@ -135,7 +135,7 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
 
 
-def materialise(
+def materialize(
     product: MatVec, like: Vector, unit: Array | float = 1.0
 ) -> Float[Array, "m n"]:
     """The matrix of a linear map of such vectors, column by column (times `unit`)."""

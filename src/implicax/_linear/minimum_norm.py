@@ -6,7 +6,7 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._linear.lu import MatVec, materialise
+from implicax._linear.lu import MatVec, materialize
 
 
 class MinimumNorm(eqx.Module):
@@ -70,7 +70,7 @@ class MinimumNorm(eqx.Module):
                 "that."
             )
         flat, unravel = tree_math.ravel(b)
-        matrix = materialise(product, b)
+        matrix = materialize(product, b)
         left, values, right = jnp.linalg.svd(matrix)
         eps = tree_math.coarsest_eps(b)
         rcond = eps**0.5 if self.rcond is None else self.rcond

@@ -17,7 +17,7 @@ from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, split_arrays
-from implicax._core.real_view import View
+from implicax._core.real_view import RealView
 from implicax._core.traced_function import trace
 from implicax._core.tree_math import Vector
 from implicax._problems.base import AbstractProblem
@@ -31,7 +31,7 @@ class CanonicalProblem(eqx.Module):
     conditions: OptimalityConditions = eqx.field(static=True)
     v0: Vector
     inputs: PyTree[Array]
-    view: View
+    view: RealView
     restore_aux: Callable[[list[Array]], Any] = eqx.field(static=True)
 
 
@@ -46,7 +46,7 @@ def canonicalize(
     not finite, and for conditions that do not match `y0`.
     """
     y0 = check_unknown(y0, name)
-    view = View.of(y0)
+    view = RealView.of(y0)
     arrays, others = split_arrays(args)
     aux_others: list[Any] = []
 

@@ -15,13 +15,13 @@ from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
 from implicax._core.checks import hint, match
-from implicax._core.real_view import View
+from implicax._core.real_view import RealView
 from implicax._core.tree_math import Vector
 from implicax._problems.losses import Squares
 from implicax._problems.optimality_conditions import Conditions
 
 
-def check_conditions(said: Any, y: PyTree[Array], view: View) -> Conditions:
+def check_conditions(said: Any, y: PyTree[Array], view: RealView) -> Conditions:
     """`said` at `y`, on the real view; an error if these are no conditions for `y`."""
     if not isinstance(said, Conditions):
         raise TypeError(
@@ -37,7 +37,7 @@ def check_conditions(said: Any, y: PyTree[Array], view: View) -> Conditions:
     return Conditions(errors=errors, loss=said.loss or Squares())
 
 
-def _residual(output: Any, y: PyTree[Array], view: View) -> Vector:
+def _residual(output: Any, y: PyTree[Array], view: RealView) -> Vector:
     leaves, structure = jax.tree.flatten(output)
     alike = structure == jax.tree.structure(y)
     if alike and _shapes(leaves) == _shapes(jax.tree.leaves(y)):
@@ -59,7 +59,7 @@ def _residual(output: Any, y: PyTree[Array], view: View) -> Vector:
                 "y0 and args in one precision (or, where y0 has several, return the "
                 "residual in the structure of y0)."
             )
-    equations = View.of(arrays).to_real(arrays)
+    equations = RealView.of(arrays).to_real(arrays)
     m, n = tree_math.size(equations), tree_math.size(v)
     if m != n:
         more = (
@@ -77,7 +77,7 @@ def _residual(output: Any, y: PyTree[Array], view: View) -> Vector:
     return unravel(tree_math.ravel(equations)[0])
 
 
-def _objective(output: Any, y: PyTree[Array], view: View) -> Array:
+def _objective(output: Any, y: PyTree[Array], view: RealView) -> Array:
     leaves = jax.tree.leaves(output)
     objective = jnp.asarray(leaves[0]) if len(leaves) == 1 else None
     floating = objective is not None and jnp.issubdtype(objective.dtype, jnp.floating)
@@ -101,7 +101,7 @@ def _objective(output: Any, y: PyTree[Array], view: View) -> Array:
     return objective.astype(tree_math.working_dtype(view.to_real(y)))
 
 
-def _errors(output: Any, y: PyTree[Array], view: View) -> Vector:
+def _errors(output: Any, y: PyTree[Array], view: RealView) -> Vector:
     errors = jax.tree.map(jnp.asarray, output)
     leaves = jax.tree.leaves(errors)
     if sum(leaf.size for leaf in leaves) == 0:
@@ -118,7 +118,7 @@ def _errors(output: Any, y: PyTree[Array], view: View) -> Vector:
                 f"{leaf.dtype} for a y0 of {', '.join(map(str, dtypes))}. Pass y0 "
                 "and args in one precision."
             )
-    return View.of(errors).to_real(errors)
+    return RealView.of(errors).to_real(errors)
 
 
 def _shapes(leaves: list[Any]) -> str:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Float, PyTree
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.lu import materialise
+from implicax._linear.lu import materialize
 from implicax._problems.losses import AbstractLoss
 from implicax._problems.optimality_conditions import OptimalityConditions
 
@@ -110,5 +110,5 @@ class System(eqx.Module):
         """`dF/dy` as a matrix: by columns, or by rows where only a VJP is there."""
         if self.reverse_only:
             _, pullback = jax.vjp(self.residual, y)
-            return materialise(lambda u: pullback(u)[0], y).T
-        return materialise(jax.linearize(self.residual, y)[1], y)
+            return materialize(lambda u: pullback(u)[0], y).T
+        return materialize(jax.linearize(self.residual, y)[1], y)

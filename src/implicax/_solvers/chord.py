@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from implicax._core import tree_math
 from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._linear.lu import Factor, factorise
+from implicax._linear.lu import LUFactors, factorise
 from implicax._problems.equations import System
 from implicax._solvers.base import AbstractSolver, State, tolerance
 from implicax._solvers.termination import natural
@@ -66,5 +66,5 @@ class Chord(AbstractSolver):
         singular = state.memory[0].singular
         return Status.where(singular, Status.singular, Status.stagnated)
 
-    def approximate_inverse(self, state: State) -> Factor:
+    def approximate_inverse(self, state: State) -> LUFactors:
         return state.memory[0]

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import materialise
+from implicax._linear.lu import materialize
 from implicax._problems.equations import Point, System
 
 
@@ -227,7 +227,7 @@ def parts(system: System, y: Vector) -> tuple[Array, Array, Array, Array]:
 
             return jax.jvp(pulled, (y,), (t,))[1]
 
-        return materialise(along, y)
+        return materialize(along, y)
 
     both = jax.tree.map(lambda s: jnp.stack([s, jnp.abs(s)]), slopes)
     P, unsigned = jax.vmap(second)(both)
@@ -242,7 +242,7 @@ def gauss_newton(
     its rows were multiplied by."""
     root = jnp.sqrt(tree_math.ravel(loss.weights(errors))[0])
     slopes, _ = tree_math.ravel(loss.slopes(errors))
-    A = materialise(push, y)
+    A = materialize(push, y)
     used = root > 0
     r = jnp.where(used, slopes / jnp.where(used, root, 1), 0)
     return root[:, None] * A, r, A, root

@@ -31,7 +31,7 @@ REFUSALS = 64
 FAR = 10.0
 
 
-class Outcome(eqx.Module):
+class SolverResult(eqx.Module):
     """What a solver left behind."""
 
     y: Vector
@@ -117,7 +117,7 @@ def iterate(
     *,
     differentiable: bool = False,
     listen: Listener | None = None,
-) -> Outcome:
+) -> SolverResult:
     """Step until the solver converges, fails, or has spent `max_steps`.
 
     Returns the converged iterate, or else the one with the lowest residual.
@@ -240,7 +240,7 @@ def iterate(
         carry.history,
     )
     y = tree_math.where(converged, last.point.y, carry.best)
-    outcome = Outcome(y, status, stats, solver.approximate_inverse(last))
+    outcome = SolverResult(y, status, stats, solver.approximate_inverse(last))
     return solver.judged(system, last, outcome)
 
 
@@ -306,7 +306,7 @@ def judge(
     lost: Bool[Array, ""],
     rtol: Array | None = None,
     atol: Array | None = None,
-) -> Outcome:
+) -> SolverResult:
     """The outcome of a solve that somebody else made.
 
     `rtol`, `atol`: the relative error that each unknown may have, or the `|F|` that is
@@ -328,4 +328,4 @@ def judge(
     two = jnp.full((), 2, jnp.int32)
     error = jnp.where(status == Status.converged, error, jnp.inf)
     stats = Stats(steps.astype(jnp.int32), two, last.norm, error, None)
-    return Outcome(v, status, stats, None)
+    return SolverResult(v, status, stats, None)

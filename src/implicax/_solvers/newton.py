@@ -14,7 +14,7 @@ from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.linear_solve import Auto, LinearSolve, linear_solver
 from implicax._linear.lu import (
     Elimination,
-    Factor,
+    LUFactors,
     augment,
     eliminate,
     no_elimination,
@@ -348,7 +348,7 @@ class Newton(AbstractSolver):
             status = Status.where(singular, Status.singular, status)
         return Status.where(memory.books.degenerate, Status.degenerate, status)
 
-    def approximate_inverse(self, state: State) -> Factor | None:
+    def approximate_inverse(self, state: State) -> LUFactors | None:
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor
 

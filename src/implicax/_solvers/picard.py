@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.linear_solve import Contraction
+from implicax._linear.linear_solve import ScaledIdentityInverse
 from implicax._problems.equations import System
 from implicax._solvers.base import AbstractSolver, State, fraction, tolerance
 
@@ -32,8 +32,8 @@ class Picard(AbstractSolver):
     def init(self, system: System, y: Vector) -> State:
         return State.start(system, y)
 
-    def approximate_inverse(self, state: State) -> Contraction:
-        return Contraction(self.damping.astype(state.point.norm.dtype))
+    def approximate_inverse(self, state: State) -> ScaledIdentityInverse:
+        return ScaledIdentityInverse(self.damping.astype(state.point.norm.dtype))
 
     def step(self, system: System, state: State) -> State:
         correction = tree_math.scale(self.damping, state.point.residual)

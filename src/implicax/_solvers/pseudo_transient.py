@@ -13,7 +13,13 @@ from implicax._core.checks import positive
 from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.linear_solve import Auto, LinearSolve, linear_solver
-from implicax._linear.lu import Elimination, Factor, augment, eliminate, no_elimination
+from implicax._linear.lu import (
+    Elimination,
+    LUFactors,
+    augment,
+    eliminate,
+    no_elimination,
+)
 from implicax._problems.equations import System
 from implicax._solvers.base import AbstractSolver, State, tolerance
 
@@ -118,6 +124,6 @@ class PseudoTransient(AbstractSolver):
         del state
         return Status.non_finite
 
-    def approximate_inverse(self, state: State) -> Factor | None:
+    def approximate_inverse(self, state: State) -> LUFactors | None:
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor

@@ -17,7 +17,7 @@ from implicax._solvers.base import AbstractSolver
 from implicax._solvers.external.base import AbstractEngine, read
 from implicax._solvers.external.dispatch import engine
 from implicax._solvers.fallback import Fallback
-from implicax._solvers.loop import Outcome, iterate, judge
+from implicax._solvers.loop import SolverResult, iterate, judge
 from implicax._solvers.progress import Listener, counter, tell, watch
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
@@ -32,7 +32,7 @@ def run(
     max_steps: int,
     unrolls: bool,
     listen: Listener | None = None,
-) -> Outcome:
+) -> SolverResult:
     """What `solver`, of whatever kind, makes of the conditions."""
     if isinstance(solver, Fallback):
         return _run_in_turns(conditions, solver, v0, inputs, max_steps, listen)
@@ -51,7 +51,7 @@ def _run(
     max_steps: int,
     unrolls: bool,
     listen: Listener | None,
-) -> Outcome:
+) -> SolverResult:
     system = System.of(conditions, inputs, differentiable=unrolls)
     return iterate(solver, system, v0, max_steps, differentiable=unrolls, listen=listen)
 
@@ -64,7 +64,7 @@ def _run_engine(
     inputs: PyTree[Array],
     max_steps: int,
     listen: Listener | None,
-) -> Outcome:
+) -> SolverResult:
     watched = conditions if listen is None else watch(conditions, max_steps, listen)
     found = solver.solve(watched, v0, inputs, max_steps)
     system = System.of(conditions, inputs)
@@ -85,14 +85,14 @@ def _run_in_turns(
     inputs: PyTree[Array],
     max_steps: int,
     listen: Listener | None,
-) -> Outcome:
+) -> SolverResult:
     """One solver after the other, each from `v0`, until one converges.
 
     Outside `jit` a solver that is not needed is not even compiled. Inside, it runs in a
     loop of at most one round: under `vmap` only if some lane needs it.
     """
 
-    def attempt(other: Any) -> Outcome:
+    def attempt(other: Any) -> SolverResult:
         outcome = run(conditions, other, v0, inputs, max_steps, False, listen)
         stats = outcome.stats
         stats = dataclasses.replace(stats, residual_history=None)
@@ -114,22 +114,22 @@ def _run_in_turns(
                 failed = failed & (status != Status.degenerate)
             # What the first one knows of the inverse stays: whoever uses it checks.
             kept = outcome.inverse
-            bare = Outcome(outcome.y, outcome.status, outcome.stats, None)
+            bare = SolverResult(outcome.y, outcome.status, outcome.stats, None)
 
             def again(carry: tuple, other: Any = other) -> tuple:
                 outcome, _ = carry
                 new = _better(outcome, attempt(other))
-                bare = Outcome(new.y, new.status, new.stats, None)
+                bare = SolverResult(new.y, new.status, new.stats, None)
                 return bare, jnp.zeros((), bool)
 
             bare, _ = tree_math.while_loop(
                 lambda carry: carry[1], again, (bare, failed)
             )
-            outcome = Outcome(bare.y, bare.status, bare.stats, kept)
+            outcome = SolverResult(bare.y, bare.status, bare.stats, kept)
     return outcome
 
 
-def _better(first: Outcome, second: Outcome) -> Outcome:
+def _better(first: SolverResult, second: SolverResult) -> SolverResult:
     """The second, unless it failed and is further from a solution than the first. (A
     solution without a derivative is nearer than what is none.)"""
     steps = first.stats.steps + second.stats.steps
@@ -142,10 +142,10 @@ def _better(first: Outcome, second: Outcome) -> Outcome:
     stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
     status = Status.where(good, second.status, first.status)
     y = tree_math.where(good, second.y, first.y)
-    return Outcome(y, status, stats, second.inverse, second.said)
+    return SolverResult(y, status, stats, second.inverse, second.said)
 
 
-def says(outcome: Outcome) -> str:
+def says(outcome: SolverResult) -> str:
     """What an engine that failed, outside `jit`, said of its answer."""
     said = outcome.said
     return "" if said is None or tree_math.traced(said) else read(said)

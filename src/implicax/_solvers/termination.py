@@ -24,7 +24,7 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import componentwise, tree_math
 from implicax._core.componentwise import eps
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._linear.lu import Factor, factorise
+from implicax._linear.lu import LUFactors, factorise
 from implicax._problems.equations import Point, System
 
 #: Below `eps**SETTLED` of the largest value on the way an unknown is zero. (`eps` is
@@ -127,7 +127,7 @@ class Evidence(eqx.Module):
     """The first, the error of the answer; ..."""
     remainder: Vector
     """... the second, the error of `point`."""
-    factor: Factor
+    factor: LUFactors
     rows: Float[Array, " n"]
     """`|J| |y|`."""
     trusted: Bool[Array, ""]
