@@ -31,9 +31,9 @@ class Descent(ix.AbstractSolver):
         return ix.State.start(system, y)
 
     def step(self, system, state):
-        _, pull = jax.vjp(system.residual, state.point.y)
-        (slope,) = pull(state.point.residual)
-        moved = jax.tree.map(lambda y, g: y - self.rate * g, state.point.y, slope)
+        _, pull = jax.vjp(system.residual, state.iterate.y)
+        (slope,) = pull(state.iterate.residual)
+        moved = jax.tree.map(lambda y, g: y - self.rate * g, state.iterate.y, slope)
         return state.move(system, moved)
 
 
@@ -139,7 +139,7 @@ def test_pseudo_transient_steps_follow_the_residual():
     state = solver.init(system, jnp.asarray(1.0))
     state = solver.step(system, state)
     y = 1 + 1 / (1 / 0.25 + 3)
-    assert float(state.point.y) == pytest.approx(y, abs=1e-15)
+    assert float(state.iterate.y) == pytest.approx(y, abs=1e-15)
     expected = 0.25 * 1 / abs(y**3 - 2)
     assert float(state.memory.delta) == pytest.approx(expected, rel=1e-14)
 

@@ -193,17 +193,17 @@ def test_a_subclass_of_a_solver_of_optimistix():
 
 def test_scipy_is_quoted_on_its_own_answer_alone(monkeypatch):
     """Two problems with one (wrong) answer: it has doubts about the first only."""
-    says = {}
+    message = {}
 
     def root(fun, x0, **options):
-        return scipy.optimize.OptimizeResult(x=np.full(1, 0.5), nit=1, **says)
+        return scipy.optimize.OptimizeResult(x=np.full(1, 0.5), nit=1, **message)
 
     monkeypatch.setattr(scipy.optimize, "root", root)
     solve = lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a, solver=ix.SciPy())
-    says.update(success=False, message="in doubt")
+    message.update(success=False, message="in doubt")
     with pytest.raises(ix.ConvergenceError, match="It says: in doubt"):
         solve(2.0)
-    says.update(success=True)
+    message.update(success=True)
     with pytest.raises(ix.ConvergenceError) as caught:
         solve(3.0)
     assert "It says" not in str(caught.value)

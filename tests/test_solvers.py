@@ -89,7 +89,7 @@ def test_step_by_step(name, kind):
     # (The loop goes on where an exact correction does not confirm the estimate.)
     more = int(solution.stats.steps) - steps
     assert 0 <= more <= (0 if solver.exact else 2)
-    assert relative_error(state.point.y, solution.value) <= 1e-9
+    assert relative_error(state.iterate.y, solution.value) <= 1e-9
     if more == 0:
         assert int(state.evaluations) == int(solution.stats.evaluations)
 
@@ -361,7 +361,7 @@ class Approximate(eqx.Module):
 
 class Knowing(ix.Newton):
     def approximate_inverse(self, state):
-        return Approximate(2 * state.point.y[0])
+        return Approximate(2 * state.iterate.y[0])
 
 
 USED = []

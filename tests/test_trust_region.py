@@ -324,8 +324,8 @@ def test_units_of_the_variables_do_not_matter(solver, scale):
         ),
     ],
 )
-def test_what_does_not_fit_is_named(call, says):
-    with pytest.raises(TypeError, match=says):
+def test_what_does_not_fit_is_named(call, message):
+    with pytest.raises(TypeError, match=message):
         call()
 
 

@@ -32,10 +32,13 @@ from implicax._derivatives.base import OneStep as OneStep
 from implicax._derivatives.base import Phantom as Phantom
 from implicax._derivatives.base import Truncated as Truncated
 from implicax._derivatives.base import Unrolled as Unrolled
+from implicax._linear.approximate_inverse import (
+    ApproximateInverse as ApproximateInverse,
+)
 from implicax._linear.jacobian_structure import JacobianStructure as JacobianStructure
 from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
 from implicax._problems.base import AbstractProblem as AbstractProblem
-from implicax._problems.equations import Point as Point
+from implicax._problems.equations import Iterate as Iterate
 from implicax._problems.equations import System as System
 from implicax._problems.fixed_point import FixedPoint as FixedPoint
 from implicax._problems.least_squares import LeastSquares as LeastSquares

@@ -25,7 +25,7 @@ def build_solution(
     outcome: SolverResult,
     on_failure: OnFailure,
     name: str,
-    says: str = "",
+    message: str = "",
 ) -> Solution[Any]:
     """The outcome with its derivative attached; failures raise or become NaN.
 
@@ -51,7 +51,7 @@ def build_solution(
         objective,
     )
     if on_failure == "raise" and concrete and bool(failed):
-        raise ConvergenceError(solution, name, says)
+        raise ConvergenceError(solution, name, message)
     return solution
 
 
@@ -76,10 +76,10 @@ def _differentiate(
     return y, (conditions(y, inputs)[1] if conditions.has_aux else []), objective
 
 
-def poisoned(tree: PyTree[Array], good: Bool[Array, ""]) -> PyTree[Array]:
-    """The tree, or NaN where it is not good."""
+def poisoned(tree: PyTree[Array], solved: Bool[Array, ""]) -> PyTree[Array]:
+    """The tree, or NaN where it is not solved."""
     # A product, not a `where`: the derivative of a failed lane must be NaN too.
-    factor = jnp.where(good, 1.0, jnp.nan)
+    factor = jnp.where(solved, 1.0, jnp.nan)
     return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
 
 

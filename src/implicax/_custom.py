@@ -108,7 +108,7 @@ def implicit(
     derivative = Implicit() if derivative is None else derivative
     tolerances = tolerance(rtol), tolerance(atol)
     check_call(derivative, on_failure)
-    if derivative.steps_with_solver:
+    if derivative.uses_solver_steps:
         raise TypeError(
             f"{type(derivative).__name__} takes steps of one of ix's own solvers, and "
             "this solver is yours. Use ix.Implicit(), Neumann(terms), "
@@ -131,24 +131,28 @@ def implicit(
                 )
             canonical = canonicalize(problem, y0, args)
             live = canonical.view.from_real(canonical.v0), args
-            if not derivative.unrolls:
+            if not derivative.differentiates_loop:
                 live, options = stop_gradient((live, options))
             if isinstance(solver, Host):
-                y, lost = solver.answer(*live, **options)
+                y, failed = solver.answer(*live, **options)
             else:
-                y, lost = run(solver, name, *live, **options), False
+                y, failed = run(solver, name, *live, **options), False
             y, aux = _split(y, name) if has_aux else (y, None)
             v = _checked(y, canonical, name)
-            if not derivative.unrolls:
+            if not derivative.differentiates_loop:
                 v = stop_gradient(v)
             v0, inputs = stop_gradient((canonical.v0, canonical.inputs))
-            lost = jnp.asarray(lost)
-            outcome = _judge(canonical.conditions, v0, v, inputs, lost, tolerances)
-            says = ""
-            if isinstance(solver, Host) and not tree_math.traced(lost) and bool(lost):
-                says = solver.failures[-1]
+            failed = jnp.asarray(failed)
+            outcome = _judge(canonical.conditions, v0, v, inputs, failed, tolerances)
+            message = ""
+            if (
+                isinstance(solver, Host)
+                and not tree_math.traced(failed)
+                and bool(failed)
+            ):
+                message = solver.failures[-1]
             solution = build_solution(
-                canonical, None, derivative, outcome, on_failure, name, says
+                canonical, None, derivative, outcome, on_failure, name, message
             )
             if has_aux:
                 solution = eqx.tree_at(
@@ -231,9 +235,9 @@ def _judge(
     v0: Vector,
     v: Vector,
     inputs: PyTree[Array],
-    lost: Bool[Array, ""],
+    failed: Bool[Array, ""],
     tolerances: tuple[Array | None, Array | None],
 ) -> SolverResult:
     """What the conditions say of an answer."""
     steps = jnp.full((), -1, jnp.int32)
-    return judge(System.of(conditions, inputs), v0, v, steps, lost, *tolerances)
+    return judge(System.of(conditions, inputs), v0, v, steps, failed, *tolerances)

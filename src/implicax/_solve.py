@@ -34,7 +34,7 @@ from implicax._solvers.defaults import default_solver
 from implicax._solvers.external.dispatch import engine
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.progress import Listener, listener
-from implicax._solvers.run import check_max_steps, check_solver, run, says
+from implicax._solvers.run import check_max_steps, check_solver, message, run
 
 
 @explained
@@ -341,7 +341,7 @@ def solve(
     # under `jax.grad`, so a failure can raise there too.
     given = canonical.v0, solver, canonical.inputs
     v0, solver, frozen = stop_gradient(given)
-    takes_steps = derivative.unrolls or derivative.steps_with_solver
+    takes_steps = derivative.differentiates_loop or derivative.uses_solver_steps
     if takes_steps and isinstance(solver, Fallback):
         solver = solver.solvers[0]
     name = _name(solver)
@@ -351,7 +351,7 @@ def solve(
             f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "
             "Phantom(steps, damping)."
         )
-    inputs = canonical.inputs if derivative.unrolls else frozen
+    inputs = canonical.inputs if derivative.differentiates_loop else frozen
     with _outside(canonical.conditions, given, (v0, solver, inputs)):
         outcome = run(
             canonical.conditions,
@@ -359,13 +359,13 @@ def solve(
             v0,
             inputs,
             int(max_steps),
-            derivative.unrolls,
+            derivative.differentiates_loop,
             listen,
         )
     if listen is not None and not tree_math.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    said = says(outcome)
+    said = message(outcome)
     return build_solution(canonical, own, derivative, outcome, on_failure, name, said)
 
 

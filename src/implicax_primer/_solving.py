@@ -77,8 +77,8 @@ def _anderson_count(single: Problem) -> int:
     step = eqx.filter_jit(solver.step)
     state, moved, count = solver.init(system, jnp.zeros_like(single.x)), np.inf, 0
     while moved > _classic.STEP_NORM and count < _classic.MAX_STEPS:
-        previous, state = state.point.y, step(system, state)
-        moved, count = float(jnp.linalg.norm(state.point.y - previous)), count + 1
+        previous, state = state.iterate.y, step(system, state)
+        moved, count = float(jnp.linalg.norm(state.iterate.y - previous)), count + 1
     return count
 
 

@@ -90,7 +90,7 @@ class Certificate(eqx.Module):
 class _Check(NamedTuple):
     name: str
     holds: Any
-    says: Callable[[], str]
+    message: Callable[[], str]
     advice: str
 
 
@@ -204,8 +204,8 @@ def _report(c: Certificate) -> str:
     c = jax.tree.map(np.asarray, c)
     lines = ["Certificate: " + ("ok" if c.ok else "NOT ok")]
     advised = False
-    for name, holds, says, advice in _checks(c):
-        lines.append(f"  {'ok ' if holds else 'NO '} {name:<9} {says()}")
+    for name, holds, message, advice in _checks(c):
+        lines.append(f"  {'ok ' if holds else 'NO '} {name:<9} {message()}")
         # A cause comes before its effects: only the first failure gets advice.
         if not holds and not advised:
             lines.append(f"      {'':<9} -> {advice}")

@@ -21,7 +21,7 @@ from implicax._problems.base import AbstractProblem
 from implicax._problems.equations import System
 from implicax._solvers.defaults import default_solver
 from implicax._solvers.fallback import Fallback
-from implicax._solvers.loop import SolverResult, iterate
+from implicax._solvers.loop import SolverResult, run_loop
 from implicax._solvers.run import check_max_steps, check_solver
 
 #: Solves at most; each is at least three times as tight as the one before.
@@ -195,9 +195,9 @@ def _tighten(
         tight = eqx.tree_at(
             lambda s: s.rtol, solver, rtol, is_leaf=lambda leaf: leaf is None
         )
-        outcome = iterate(tight, system, v, max_steps)
+        outcome = run_loop(tight, system, v, max_steps)
         outcome = eqx.tree_at(
-            lambda o: (o.inverse, o.stats.residual_history),
+            lambda o: (o.approximate_inverse, o.stats.residual_history),
             outcome,
             (None, None),
             is_leaf=lambda leaf: leaf is None,

@@ -206,7 +206,7 @@ def certificate(
     factor = matrix = minimum = None
     units = jax.tree.map(jnp.ones_like, v)
     symmetric = quantity.conditions.structure.positive_definite
-    if isinstance(quantity.choice, Auto) and tree_math.size(v) <= DENSE_LIMIT:
+    if isinstance(quantity.choice, Auto) and tree_math.num_unknowns(v) <= DENSE_LIMIT:
         matrix = materialize(product, v)
         factor = factorise(matrix)
     if matrix is not None and symmetric:
@@ -241,7 +241,7 @@ def certificate(
         by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
         inputs = quantity.inputs(args)
         part = linearization(quantity.conditions, quantity.hessian)(v, inputs)
-        u = dataclasses.replace(solve, inverse=None).transposed(part, by_y)
+        u = dataclasses.replace(solve, approximate_inverse=None).transposed(part, by_y)
         _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
         return tree_math.subtract(by_args, pullback_args(u)[0]), u
 
@@ -278,8 +278,8 @@ def certificate(
     )
     elastic = elasticity(errors, corrected, args)
     size = _modulus(corrected)
-    norm_by_y = tree_math.norm(_multiplied(by_y, units))
-    norm_remainder = tree_math.norm(_multiplied(remainder, units))
+    norm_by_y = tree_math.two_norm(_multiplied(by_y, units))
+    norm_remainder = tree_math.two_norm(_multiplied(remainder, units))
     condition = _condition_number(solve, product, transposed, units)
     relative = jnp.where(error == 0, 0, error / size)
     adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
@@ -294,9 +294,9 @@ def certificate(
         elasticity_error=elastic.error,
         worst=elastic.worst,
         corrected_gradient=corrected,
-        solution_error=tree_math.norm(delta),
+        solution_error=tree_math.two_norm(delta),
         contraction=correction.contraction,
-        residual=tree_math.norm(here),
+        residual=tree_math.two_norm(here),
         adjoint=view.from_real(u),
         adjoint_residual=adjoint,
         condition_number=condition,
@@ -359,7 +359,7 @@ def _check_loss(value: Any) -> Array:
 
 def _modulus(x: PyTree[Array]) -> Float[Array, ""]:
     """The Euclidean norm of a pytree that may hold complex arrays."""
-    return tree_math.norm(
+    return tree_math.two_norm(
         [part for leaf in jax.tree.leaves(x) for part in _parts(leaf)]
     )
 

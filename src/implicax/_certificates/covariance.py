@@ -124,7 +124,7 @@ def covariance(
     pytree, push = jax.linearize(lambda v: conditions.errors(v, inputs)[0], v)
     errors, jacobian = tree_math.ravel(pytree)[0], materialize(push, v)
     seen, m = _observations(observations, pytree)
-    n = tree_math.size(v)
+    n = tree_math.num_unknowns(v)
     if not tree_math.traced(m) and m <= n and not (absolute_sigma and m == n):
         raise ValueError(
             f"{m} observations do not determine {n} parameters and their scatter: a "
@@ -213,7 +213,7 @@ def _observations(
     given: Any, errors: Vector
 ) -> tuple[Bool[Array, " m"] | None, int | Int[Array, ""]]:
     """Which of the errors are observations (`None`: all), and how many."""
-    m = tree_math.size(errors)
+    m = tree_math.num_unknowns(errors)
     if given is None:
         return None, m
     if isinstance(given, int | np.integer) and not isinstance(given, bool):

@@ -61,7 +61,7 @@ def look_around(
     rough = [_direction(unit, k) for k in range(SAMPLES)]
     near = [_direction(distance, SAMPLES + k) for k in range(DIRECTIONS)]
     # All unknowns as large as the largest: what one that is zero cancels against.
-    largest = tree_math.largest(unit)
+    largest = tree_math.max_norm(unit)
     even = jax.tree.map(lambda u: jnp.full_like(u, largest), unit)
     # Displacement and direction, in the order in which `_smooth` takes them apart.
     points = [(tree_math.zeros_like(y), p) for p in (even, rough[0])]

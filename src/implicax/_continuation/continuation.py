@@ -110,10 +110,11 @@ def continuation(
     solver = Newton() if solver is None else solver
     first = root(problem.fn, fixed[0], fixed[1:], solver=solver, on_failure="ignore")
     canonical = canonicalize(problem, stop_gradient(first.value), fixed[1:])
-    if tree_math.size(canonical.v0) > DENSE_LIMIT:
+    n = tree_math.num_unknowns(canonical.v0)
+    if n > DENSE_LIMIT:
         raise ValueError(
-            "Continuation forms the Jacobian, and y0 has "
-            f"{tree_math.size(canonical.v0)} real unknowns; the limit is {DENSE_LIMIT}."
+            f"Continuation forms the Jacobian, and y0 has {n} real unknowns; the limit "
+            f"is {DENSE_LIMIT}."
         )
     if canonical.conditions.structure.reverse_only:
         raise TypeError(

@@ -28,7 +28,7 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.newton import Newton
-from implicax._solvers.run import check_max_steps, check_solver, run, says
+from implicax._solvers.run import check_max_steps, check_solver, message, run
 
 #: Points at which rounding errors are sampled (Moré & Wild 2011 take about as many).
 SAMPLES = 5
@@ -96,7 +96,7 @@ def fold(
             "y0 must be real for ix.fold, and it is complex. Pass real and imaginary "
             "parts as two unknowns."
         )
-    n = tree_math.size(y0)
+    n = tree_math.num_unknowns(y0)
     if 2 * n + 1 > DENSE_LIMIT:
         raise ValueError(
             f"y0 has {n} unknowns, and ix.fold, which solves for twice as many and "
@@ -139,7 +139,7 @@ def fold(
         outcome,
         on_failure,
         name,
-        says(outcome),
+        message(outcome),
     )
 
 

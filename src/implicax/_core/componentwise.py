@@ -50,7 +50,7 @@ def quotients(d: Vector, y: Vector) -> Vector:
 
 def ratio(d: Vector, y: Vector) -> Float[Array, ""]:
     """The largest `|d_i| / |y_i|`."""
-    return tree_math.largest(quotients(d, y))
+    return tree_math.max_norm(quotients(d, y))
 
 
 def every(x: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:

@@ -202,7 +202,7 @@ class ConvergenceError(SolveError):
     `error.solution` is the best effort, as `on_failure="ignore"` would return it.
     """
 
-    def __init__(self, solution: Solution[Any], solver: str, says: str = ""):
+    def __init__(self, solution: Solution[Any], solver: str, message: str = ""):
         self.solution = solution
         name = describe(solution.status)
         text = Status[solution.status]
@@ -215,7 +215,7 @@ class ConvergenceError(SolveError):
         super().__init__(
             f"{solver} did not converge ({name}): {text}\n"
             f"  {kind} {float(solution.stats.residual_norm):.3e}{after}.\n"
-            f"{says and f'  It says: {says}' + chr(10)}"
+            f"{message and f'  It says: {message}' + chr(10)}"
             f"  What to try: {advice(reason, solver, minimised=minimised)}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."

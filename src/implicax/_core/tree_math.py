@@ -35,7 +35,7 @@ def known(tree: Any) -> bool:
     return all(eqx.is_array_like(leaf) and not traced(leaf) for leaf in leaves)
 
 
-def size(x: Vector) -> int:
+def num_unknowns(x: Vector) -> int:
     """The number of real unknowns."""
     return sum(leaf.size for leaf in jax.tree.leaves(x))
 
@@ -67,23 +67,23 @@ def maximum(x: Array, axis: int | None = None) -> Array:
     return jnp.where(jnp.isnan(x).any(axis), jnp.nan, jnp.max(x, axis))
 
 
-def largest(x: Vector) -> Float[Array, ""]:
+def max_norm(x: Vector) -> Float[Array, ""]:
     """The maximum norm: no squares, so nothing overflows or vanishes on the way."""
     dtype = working_dtype(x)
     sizes = [maximum(jnp.abs(leaf)).astype(dtype) for leaf in jax.tree.leaves(x)]
     return functools.reduce(jnp.maximum, sizes)
 
 
-def norm(x: Vector) -> Float[Array, ""]:
+def two_norm(x: Vector) -> Float[Array, ""]:
     """The Euclidean norm, scaled by the maximum norm for the same reason."""
-    size = largest(x)
+    size = max_norm(x)
     usable = (size > 0) & jnp.isfinite(size)
     unit = jnp.where(usable, size, 1)
     scaled = jax.tree.map(lambda a: a / unit.astype(a.dtype), x)
     return unit * jnp.sqrt(dot(scaled, scaled))
 
 
-def scale(t: Array, x: Vector) -> Vector:
+def scaled(t: Array, x: Vector) -> Vector:
     """`t x`, each leaf in its own dtype."""
     return jax.tree.map(lambda a: t.astype(a.dtype) * a, x)
 

@@ -47,9 +47,9 @@ class AbstractDerivative(eqx.Module):
     """Base of the `derivative=` choices."""
 
     #: Whether the solver's own loop is to be differentiated.
-    unrolls: ClassVar[bool] = False
+    differentiates_loop: ClassVar[bool] = False
     #: Whether steps of the solver are taken at the solution.
-    steps_with_solver: ClassVar[bool] = False
+    uses_solver_steps: ClassVar[bool] = False
 
     def on(self, view: RealView) -> "AbstractDerivative":
         """The same on the real view of the unknown."""
@@ -119,7 +119,9 @@ class Implicit(AbstractDerivative):
         self, conditions: OptimalityConditions, outcome: SolverResult
     ) -> LinearSolve:
         structure = conditions.structure
-        return LinearSolve(self.linear_solver, outcome.inverse, structure, self.adjoint)
+        return LinearSolve(
+            self.linear_solver, outcome.approximate_inverse, structure, self.adjoint
+        )
 
     def attach(self, conditions, solver, outcome, inputs):
         return attach(
@@ -174,7 +176,7 @@ class Unrolled(AbstractDerivative):
     with `max_steps`. First and second order, forward and reverse.
     """
 
-    unrolls: ClassVar[bool] = True
+    differentiates_loop: ClassVar[bool] = True
 
     def attach(self, conditions, solver, outcome, inputs):
         return outcome.y
@@ -188,7 +190,7 @@ class Truncated(AbstractDerivative):
     is about the spectral radius to the power `steps`.
     """
 
-    steps_with_solver: ClassVar[bool] = True
+    uses_solver_steps: ClassVar[bool] = True
 
     steps: int = eqx.field(static=True)
 
@@ -206,7 +208,7 @@ class OneStep(AbstractDerivative):
     linearly convergent solvers.
     """
 
-    steps_with_solver: ClassVar[bool] = True
+    uses_solver_steps: ClassVar[bool] = True
 
     def attach(self, conditions, solver, outcome, inputs):
         return _last_steps(solver, 1, conditions, outcome.y, inputs)
@@ -242,7 +244,7 @@ def _last_steps(
     system = System.of(conditions, inputs, differentiable=True)
 
     def step(v: Vector, _: None) -> tuple[Vector, None]:
-        return solver.step(system, solver.init(system, v)).point.y, None
+        return solver.step(system, solver.init(system, v)).iterate.y, None
 
     last, _ = jax.lax.scan(step, y, None, length=steps)
     # Zero in value, so that the solution stays what the solver said it is.

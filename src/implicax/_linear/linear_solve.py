@@ -34,6 +34,10 @@ from jaxtyping import Array, Bool, Float, PyTree
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
+from implicax._linear.approximate_inverse import (
+    ApproximateInverse,
+    ScaledIdentityInverse,
+)
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.lu import LUFactors, MatVec, augment, eliminate, materialize
 from implicax._linear.minimum_norm import MinimumNorm
@@ -73,22 +77,11 @@ def linear_solver(choice: Any) -> Any:
     )
 
 
-class ScaledIdentityInverse(eqx.Module):
-    """What a converged iteration `y <- y - damping F(y)` says of `J`: `I - damping J`
-    contracts, so `damping I` will do as an approximate inverse."""
-
-    damping: Float[Array, ""]
-
-    def solve(self, b: Vector, transposed: bool) -> Vector:
-        del transposed
-        return tree_math.scale(self.damping, b)
-
-
 class _Answer(eqx.Module):
     solution: Vector
-    there: Bool[Array, ""]
+    finished: Bool[Array, ""]
     """Whether nothing more is to be gained."""
-    good: Bool[Array, ""]
+    trusted: Bool[Array, ""]
     """Whether the residual is small enough to be trusted: `|b - J t| <= sqrt(eps) |b|`,
     or that of a backward stable solve."""
 
@@ -96,7 +89,7 @@ class _Answer(eqx.Module):
 class _Refinement(eqx.Module):
     solution: Vector
     remainder: Vector
-    sizes: Float[Array, "3"]
+    bounds: Float[Array, "3"]
     """In one array (one kernel): `|r|`, the bound it must stay below to go on, and the
     bound below which it is small enough."""
 
@@ -120,47 +113,48 @@ def _refine(
     nothing improves on that (Higham, *Accuracy and Stability of Numerical Algorithms*,
     ch. 12). All in maximum norms.
     """
-    eps, norm_b = tree_math.coarsest_eps(b), tree_math.largest(b)
+    eps, norm_b = tree_math.coarsest_eps(b), tree_math.max_norm(b)
     enough = eps**0.7 * norm_b
 
     def promising(now: _Refinement) -> Bool[Array, ""]:
-        norm, ceiling, floor = now.sizes
+        norm, ceiling, floor = now.bounds
         return (norm > floor) & (norm <= ceiling)
 
     def step(now: _Refinement) -> _Refinement:
-        norm, ceiling, _ = now.sizes
+        norm, ceiling, _ = now.bounds
         solution = tree_math.add(now.solution, approximate_inverse(now.remainder))
         remainder = tree_math.subtract(b, product(solution))
         ceiling = rate * jnp.minimum(ceiling, grace * norm)
         floor = enough
         if size is not None:
-            floor = jnp.maximum(enough, eps * size * tree_math.largest(solution))
-        sizes = jnp.stack([tree_math.largest(remainder), ceiling, floor])
-        return _Refinement(solution, remainder, sizes)
+            floor = jnp.maximum(enough, eps * size * tree_math.max_norm(solution))
+        bounds = jnp.stack([tree_math.max_norm(remainder), ceiling, floor])
+        return _Refinement(solution, remainder, bounds)
 
     solution, remainder, norm = tree_math.zeros_like(b), b, norm_b
     if start is not None:
         solution, remainder = start, tree_math.subtract(b, product(start))
-        norm = tree_math.largest(remainder)
-    sizes = jnp.stack([norm, grace * norm, enough])
-    first = _Refinement(solution, remainder, sizes)
+        norm = tree_math.max_norm(remainder)
+    bounds = jnp.stack([norm, grace * norm, enough])
+    first = _Refinement(solution, remainder, bounds)
     last = tree_math.while_loop(promising, step, first)
-    norm, _, floor = last.sizes
-    there = norm <= floor
-    return _Answer(last.solution, there, there | (norm <= eps**0.5 * norm_b))
+    norm, _, floor = last.bounds
+    finished = norm <= floor
+    return _Answer(last.solution, finished, finished | (norm <= eps**0.5 * norm_b))
 
 
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
     - `choice`: `Auto()`, `MinimumNorm()`, a lineax solver, or `solve(matvec, b)`.
-    - `inverse`: what the solver knows of `J^-1` near the solution, or `None`.
+    - `approximate_inverse`: what the solver knows of `J^-1` near the solution, or
+      `None`.
     - `structure`: what is known of `J`.
     - `guess`: where iterations for `J^T u = b` start, or `None`.
     """
 
     choice: Any
-    inverse: Any
+    approximate_inverse: ApproximateInverse | None
     structure: JacobianStructure = eqx.field(static=True, default=JacobianStructure())
     guess: Vector | None = None
 
@@ -193,9 +187,9 @@ class LinearSolve(eqx.Module):
         say so."""
         if isinstance(self.choice, MinimumNorm):
             t = self.choice.least_squares(product, b)[0]
-            return t, jnp.isfinite(tree_math.largest(t))
+            return t, jnp.isfinite(tree_math.max_norm(t))
         answer = self._answer(product, b, transposed)
-        return answer.solution, answer.good
+        return answer.solution, answer.trusted
 
     def _bind(self, product: MatVec, b: Vector, transposed: bool) -> Vector:
         if len(jax.tree.leaves(b)) > 1:
@@ -216,39 +210,39 @@ class LinearSolve(eqx.Module):
     def _solve(self, product: MatVec, b: Vector, transposed: bool) -> Vector:
         answer = self._answer(product, b, transposed)
         return jax.tree.map(
-            lambda x: jnp.where(answer.good, x, jnp.nan), answer.solution
+            lambda x: jnp.where(answer.trusted, x, jnp.nan), answer.solution
         )
 
     def _answer(self, product: MatVec, b: Vector, transposed: bool) -> _Answer:
         refine = functools.partial(
             _refine, product, b, start=self.guess if transposed else None
         )
-        inverse = self.inverse
+        inverse = self.approximate_inverse
         if isinstance(self.choice, MinimumNorm):
             t, norm = self.choice.least_squares(product, b)
-            good = norm <= tree_math.coarsest_eps(b) ** 0.5 * tree_math.largest(b)
-            return _Answer(t, good, good)
+            trusted = norm <= tree_math.coarsest_eps(b) ** 0.5 * tree_math.max_norm(b)
+            return _Answer(t, trusted, trusted)
         if not isinstance(self.choice, Auto):
             solver = self.choice
             definite = self.structure.positive_definite
             return refine(lambda r: _run(solver, product, r, definite), rate=0.5)
-        if isinstance(inverse, ScaledIdentityInverse) and tree_math.size(b) > TINY:
+        if (
+            isinstance(inverse, ScaledIdentityInverse)
+            and tree_math.num_unknowns(b) > TINY
+        ):
             # The forward solve has shown the rate, however slow: no last resort, whose
             # compilation costs more than most solves.
             return refine(
                 lambda r: inverse.solve(r, transposed), rate=0.999, grace=10.0
             )
         # Of a Hessian it will be the preconditioner.
-        theirs = hasattr(inverse, "solve") and not isinstance(inverse, LUFactors)
-        theirs = theirs and not (
-            isinstance(inverse, ScaledIdentityInverse)
-            or self.structure.positive_definite
-        )
-        if tree_math.size(b) <= SMALL and not theirs:
+        ours = inverse is None or isinstance(inverse, LUFactors | ScaledIdentityInverse)
+        theirs = not (ours or self.structure.positive_definite)
+        if tree_math.num_unknowns(b) <= SMALL and not theirs:
             return _direct(product, b)
-        last_resort = _direct if tree_math.size(b) <= DENSE_LIMIT else _krylov
-        if isinstance(inverse, LUFactors) or theirs:
-            size = inverse.size if isinstance(inverse, LUFactors) else None
+        last_resort = _direct if tree_math.num_unknowns(b) <= DENSE_LIMIT else _krylov
+        if inverse is not None and (isinstance(inverse, LUFactors) or theirs):
+            size = inverse.max_abs if isinstance(inverse, LUFactors) else None
             first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
         elif self.structure.positive_definite:
             first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
@@ -262,9 +256,9 @@ class LinearSolve(eqx.Module):
         def fall_back(answer: _Answer) -> _Answer:
             # The compiler moves what does not change out of a loop, and would
             # factorise every time: let the matrix depend on the carry.
-            return last_resort(product, b, jnp.where(answer.there, jnp.nan, 1))
+            return last_resort(product, b, jnp.where(answer.finished, jnp.nan, 1))
 
-        return tree_math.while_loop(lambda answer: ~answer.there, fall_back, first)
+        return tree_math.while_loop(lambda answer: ~answer.finished, fall_back, first)
 
 
 def _flat(x: Vector) -> Vector:
@@ -282,9 +276,9 @@ def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     # differently.
     remainder = augmented @ jnp.append(-t, jnp.ones((), t.dtype))
     # Rows are scaled to one: backward stability means |r| ~ n eps |t| (Higham, ch. 9).
-    eps, bound = tree_math.coarsest_eps(b), tree_math.largest(flat / scale)
-    bound = jnp.maximum(eps**0.5 * bound, flat.size * eps * tree_math.largest(t))
-    small = tree_math.largest(remainder) <= bound
+    eps, bound = tree_math.coarsest_eps(b), tree_math.max_norm(flat / scale)
+    bound = jnp.maximum(eps**0.5 * bound, flat.size * eps * tree_math.max_norm(t))
+    small = tree_math.max_norm(remainder) <= bound
     return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
 
 
@@ -294,7 +288,7 @@ def _krylov(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=20, max_steps=1000)
     b = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
     answer = _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
-    return _Answer(answer.solution, jnp.ones((), bool), answer.good)
+    return _Answer(answer.solution, jnp.ones((), bool), answer.trusted)
 
 
 def _conjugate(product: MatVec, b: Vector, inverse: Any) -> Vector:
@@ -330,21 +324,21 @@ def _run(
     Of lineax, `init` and `compute`, not `lineax.linear_solve`: that one puts a host
     callback into every gradient program, for errors that are data here.
     """
-    size = tree_math.largest(b)
+    size = tree_math.max_norm(b)
     size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
-    b = tree_math.scale(1 / size, b)
+    b = tree_math.scaled(1 / size, b)
     if not isinstance(solver, lx.AbstractLinearSolver):
         flat, unravel = tree_math.ravel(b)
         x = solver(lambda x: _flat(product(unravel(x))), flat)
         x = unravel(jnp.reshape(x, flat.shape).astype(flat.dtype))
-        return _finite(tree_math.scale(size, x))
+        return _finite(tree_math.scaled(size, x))
     tags = POSITIVE if symmetric or isinstance(solver, FOR_POSITIVE) else ()
     operator = lx.FunctionLinearOperator(product, _structure(b), tags)
     options = {} if options is None else options
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         state = solver.init(operator, options)
         x = solver.compute(state, b, options)[0]
-    return _finite(tree_math.scale(size, x))
+    return _finite(tree_math.scaled(size, x))
 
 
 def _finite(correction: Vector) -> Vector:

@@ -31,7 +31,7 @@ class LUFactors(eqx.Module):
         return _singular(self.lu)
 
     @property
-    def size(self) -> Float[Array, ""]:
+    def max_abs(self) -> Float[Array, ""]:
         """The largest entry of `J`."""
         return tree_math.maximum(self.scale)
 
@@ -153,7 +153,7 @@ def materialize(
 def no_elimination(y: Vector) -> Elimination:
     """A placeholder of the right shape. As an approximate inverse it is infinite, so
     whoever reuses it finds out at once and factorises afresh."""
-    n, dtype = tree_math.size(y), tree_math.working_dtype(y)
+    n, dtype = tree_math.num_unknowns(y), tree_math.working_dtype(y)
     pivots = jnp.arange(n, dtype=jnp.int32)
     zeros, ones = jnp.zeros((n, n), dtype), jnp.ones((n,), dtype)
     return Elimination(zeros, pivots, ones, ones)

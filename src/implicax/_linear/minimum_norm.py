@@ -63,11 +63,11 @@ class MinimumNorm(eqx.Module):
         self, product: MatVec, b: Vector
     ) -> tuple[Vector, Float[Array, ""]]:
         """The shortest `t` of those with the smallest `|b - J t|`, and that norm."""
-        if tree_math.size(b) > DENSE_LIMIT:
+        n = tree_math.num_unknowns(b)
+        if n > DENSE_LIMIT:
             raise ValueError(
-                f"MinimumNorm decomposes the Jacobian, and y has {tree_math.size(b)} "
-                f"real unknowns; the limit is {DENSE_LIMIT}. Use lineax.LSMR beyond "
-                "that."
+                f"MinimumNorm decomposes the Jacobian, and y has {n} real unknowns; "
+                f"the limit is {DENSE_LIMIT}. Use lineax.LSMR beyond that."
             )
         flat, unravel = tree_math.ravel(b)
         matrix = materialize(product, b)
@@ -77,4 +77,4 @@ class MinimumNorm(eqx.Module):
         kept = values > rcond * tree_math.maximum(values)
         inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
         t = (inverse * (flat @ left)) @ right
-        return unravel(t), tree_math.largest(flat - matrix @ t)
+        return unravel(t), tree_math.max_norm(flat - matrix @ t)

@@ -121,5 +121,5 @@ def _gelfand(matrix: Float[Array, "m m"]) -> Float[Array, ""]:
 
 
 def _normalised(x: Vector) -> tuple[Vector, Float[Array, ""]]:
-    norm = tree_math.norm(x)
-    return tree_math.scale(1 / jnp.where(norm > 0, norm, 1), x), norm
+    norm = tree_math.two_norm(x)
+    return tree_math.scaled(1 / jnp.where(norm > 0, norm, 1), x), norm

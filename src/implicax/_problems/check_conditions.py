@@ -60,7 +60,7 @@ def _residual(output: Any, y: PyTree[Array], view: RealView) -> Vector:
                 "residual in the structure of y0)."
             )
     equations = RealView.of(arrays).to_real(arrays)
-    m, n = tree_math.size(equations), tree_math.size(v)
+    m, n = tree_math.num_unknowns(equations), tree_math.num_unknowns(v)
     if m != n:
         more = (
             "For more equations than unknowns, that hold as nearly as they can, use "

@@ -15,7 +15,7 @@ from implicax._problems.losses import AbstractLoss
 from implicax._problems.optimality_conditions import OptimalityConditions
 
 
-class Point(eqx.Module):
+class Iterate(eqx.Module):
     """An iterate, and its residual."""
 
     y: Vector
@@ -45,7 +45,7 @@ class System(eqx.Module):
     state = solver.init(system, jnp.asarray(0.5))
     while not solver.converged(state):
         state = solver.step(system, state)
-    print(f"{state.point.y:.4f}")
+    print(f"{state.iterate.y:.4f}")
     ```
     ```text
     0.7391
@@ -96,15 +96,15 @@ class System(eqx.Module):
             fixed_point=self.fixed_point, reverse_only=self.reverse_only
         )
 
-    def evaluate(self, y: Vector) -> Point:
+    def evaluate(self, y: Vector) -> Iterate:
         """The residual at `y`, and its norm (without a derivative: it steers)."""
         objective = None
         if self.objective is None:
             residual = self.residual(y)
         else:
             objective, residual = jax.value_and_grad(self.objective)(y)
-        norm = tree_math.largest(jax.lax.stop_gradient(residual))
-        return Point(y, residual, norm, objective, self.fixed_point)
+        norm = tree_math.max_norm(jax.lax.stop_gradient(residual))
+        return Iterate(y, residual, norm, objective, self.fixed_point)
 
     def jacobian(self, y: Vector) -> Float[Array, "n n"]:
         """`dF/dy` as a matrix: by columns, or by rows where only a VJP is there."""

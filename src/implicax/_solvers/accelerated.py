@@ -79,32 +79,32 @@ class Accelerated(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         inner = self.solver.init(system, y)
-        history = History.empty(self.history, y, inner.point.norm)
+        history = History.empty(self.history, y, inner.iterate.norm)
         nothing = tree_math.zeros_like(y)
         memory = _Memory(inner.memory, history, y, nothing, jnp.ones((), bool))
         return dataclasses.replace(inner, memory=memory)
 
     def step(self, system: System, state: State) -> State:
-        y, memory = state.point.y, state.memory
+        y, memory = state.iterate.y, state.memory
         inner = self.solver.step(system, self._inner(state))
         # The residual of the map y -> step(y), and how it changed with the last move.
-        residual = tree_math.subtract(y, inner.point.y)
+        residual = tree_math.subtract(y, inner.iterate.y)
         step = tree_math.subtract(y, memory.y)
         change = tree_math.subtract(residual, memory.change)
-        history = memory.history.extended(step, change, state.point.norm)
+        history = memory.history.extended(step, change, state.iterate.norm)
         history = tree_math.where(memory.fresh, memory.history, history)
-        one = jnp.ones((), state.point.norm.dtype)
+        one = jnp.ones((), state.iterate.norm.dtype)
         target = history.accelerate(y, residual, one, None)
         memory = _Memory(inner.memory, history, y, residual, jnp.zeros((), bool))
         return dataclasses.replace(
-            inner.move(system, target, memory), stuck=inner.stuck
+            inner.move(system, target, memory), halted=inner.halted
         )
 
     def _inner(self, state: State) -> State:
         return dataclasses.replace(state, memory=state.memory.inner)
 
-    def why_stuck(self, state: State) -> Status:
-        return self.solver.why_stuck(self._inner(state))
+    def failure_reason(self, state: State) -> Status:
+        return self.solver.failure_reason(self._inner(state))
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         return self.solver.at_rounding_error(self._inner(state))

@@ -57,7 +57,7 @@ class History(eqx.Module):
 
         remainder = tree_math.subtract(residual, combine(weights, self.changes))
         y = tree_math.subtract(y, combine(weights, self.steps))
-        return tree_math.subtract(y, tree_math.scale(mixing.astype(dtype), remainder))
+        return tree_math.subtract(y, tree_math.scaled(mixing.astype(dtype), remainder))
 
     def extended(self, step: Vector, change: Vector, norm: Array) -> "History":
         """With one more difference; or forgotten, where the residual has grown."""
@@ -107,13 +107,15 @@ class Anderson(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         state = State.start(system, y)
-        memory = History.empty(self.history, y, state.point.norm)
+        memory = History.empty(self.history, y, state.iterate.norm)
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
-        point, memory = state.point, state.memory
-        y = memory.accelerate(point.y, point.residual, self.mixing, self.ridge)
+        iterate, memory = state.iterate, state.memory
+        y = memory.accelerate(iterate.y, iterate.residual, self.mixing, self.ridge)
         new = state.move(system, y)
-        change = tree_math.subtract(new.point.residual, point.residual)
-        memory = memory.extended(tree_math.subtract(y, point.y), change, new.point.norm)
+        change = tree_math.subtract(new.iterate.residual, iterate.residual)
+        memory = memory.extended(
+            tree_math.subtract(y, iterate.y), change, new.iterate.norm
+        )
         return dataclasses.replace(new, memory=memory)

@@ -14,7 +14,8 @@ from implicax._core.checks import positive
 from implicax._core.keywords import check_solver_call
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._linear.approximate_inverse import ApproximateInverse
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.termination import Tolerance, relative, vanishes
 
 #: A secant tells of the place where it ends if no unknown has moved by more than
@@ -37,11 +38,11 @@ class State(eqx.Module):
     `memory` is the solver's own; the rest is the loop's to read.
     """
 
-    point: Point
+    iterate: Iterate
     memory: Any
     evaluations: Int[Array, ""]
     """Residual evaluations so far."""
-    stuck: Bool[Array, ""]
+    halted: Bool[Array, ""]
     """Whether the solver cannot go on from here."""
     first_norm: Float[Array, ""]
     """`|F(y0)|`, ..."""
@@ -63,21 +64,21 @@ class State(eqx.Module):
     @classmethod
     def start(cls, system: System, y: Vector, memory: Any = None) -> "State":
         """The state at the initial guess, with one evaluation spent."""
-        point, one = system.evaluate(y), jnp.ones((), jnp.int32)
-        size, residual = componentwise.sizes((y, point.residual))
+        iterate, one = system.evaluate(y), jnp.ones((), jnp.int32)
+        size, residual = componentwise.sizes((y, iterate.residual))
         return cls(
-            point,
+            iterate,
             memory,
             one,
             jnp.zeros((), bool),
-            first_norm=point.norm,
-            first_size=tree_math.largest(size),
-            moved_by=jnp.full_like(point.norm, jnp.inf),
+            first_norm=iterate.norm,
+            first_size=tree_math.max_norm(size),
+            moved_by=jnp.full_like(iterate.norm, jnp.inf),
             reach=size,
             error=jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), size),
             least=residual,
             idle=tree_math.zeros_like(residual),
-            distrust=jnp.ones_like(point.norm),
+            distrust=jnp.ones_like(iterate.norm),
         )
 
     def move(self, system: System, y: Vector, memory: Any = None) -> "State":
@@ -87,21 +88,21 @@ class State(eqx.Module):
 
     def moved(
         self,
-        point: Point,
+        iterate: Iterate,
         memory: Any,
         evaluations: Int[Array, ""],
-        stuck: Bool[Array, ""],
+        halted: Bool[Array, ""],
     ) -> "State":
         """The state after a move to a point that `evaluations` have found."""
-        reach = componentwise.grown(self.reach, point.y)
-        residual = componentwise.sizes(point.residual)
+        reach = componentwise.grown(self.reach, iterate.y)
+        residual = componentwise.sizes(iterate.residual)
         fell = jax.tree.map(lambda now, least: now < least, residual, self.least)
-        error, moved_by = _secant_error(self.point, point, reach)
+        error, moved_by = _secant_error(self.iterate, iterate, reach)
         return State(
-            point,
+            iterate,
             memory,
             self.evaluations + evaluations,
-            stuck,
+            halted,
             self.first_norm,
             self.first_size,
             moved_by,
@@ -113,7 +114,7 @@ class State(eqx.Module):
         )
 
 
-def _secant_error(old: Point, new: Point, reach: Vector) -> tuple[Vector, Array]:
+def _secant_error(old: Iterate, new: Iterate, reach: Vector) -> tuple[Vector, Array]:
     """The error after a step of a method that knows no Jacobian, and the largest
     relative change of an unknown.
 
@@ -230,37 +231,39 @@ class AbstractSolver(eqx.Module):
 
     def converged(self, state: State) -> Bool[Array, ""]:
         """Whether the estimated error of each unknown is small enough."""
-        point = state.point
-        error = tree_math.scale(state.distrust, state.error)
-        if point.fixed_point:
+        iterate = state.iterate
+        error = tree_math.scaled(state.distrust, state.error)
+        if iterate.fixed_point:
             error = _without_noise(error, state)
-        there = self.tolerance.units(error, point.y, state.reach) <= 1
-        there = there & jnp.isfinite(point.norm) & (state.moved_by <= self._near(point))
-        return there | vanishes(point.residual) | self.absolute(point)
+        there = self.tolerance.units(error, iterate.y, state.reach) <= 1
+        there = (
+            there & jnp.isfinite(iterate.norm) & (state.moved_by <= self._near(iterate))
+        )
+        return there | vanishes(iterate.residual) | self.absolute(iterate)
 
-    def _near(self, point: Point) -> Array | float:
+    def _near(self, iterate: Iterate) -> Array | float:
         """How far a step may lead whose secant tells of where it ends."""
-        near = tree_math.coarsest_eps(point.y) ** NEAR
+        near = tree_math.coarsest_eps(iterate.y) ** NEAR
         if self.rtol is None:
             return near
-        return jnp.maximum(near, jnp.sqrt(self.rtol.astype(point.norm.dtype)))
+        return jnp.maximum(near, jnp.sqrt(self.rtol.astype(iterate.norm.dtype)))
 
-    def absolute(self, point: Point) -> Bool[Array, ""]:
+    def absolute(self, iterate: Iterate) -> Bool[Array, ""]:
         """Whether the residual is below the `atol` of the user's."""
         if self.atol is None:
             return jnp.zeros((), bool)
-        return point.norm <= self.atol.astype(point.norm.dtype)
+        return iterate.norm <= self.atol.astype(iterate.norm.dtype)
 
     def error(self, state: State) -> Float[Array, ""]:
         """The largest estimated relative error of an unknown."""
-        found = relative(state.error, state.point.y, state.reach)
-        return jnp.where(vanishes(state.point.residual), 0, found)
+        found = relative(state.error, state.iterate.y, state.reach)
+        return jnp.where(vanishes(state.iterate.residual), 0, found)
 
     def measure(self, state: State) -> Float[Array, ""]:
         """The residual in one number, by which progress is judged."""
-        return state.point.norm
+        return state.iterate.norm
 
-    def why_stuck(self, state: State) -> Status:
+    def failure_reason(self, state: State) -> Status:
         """What keeps the solver from going on, where it did not converge."""
         del state
         return Status.stagnated
@@ -276,7 +279,7 @@ class AbstractSolver(eqx.Module):
         del system, state
         return outcome
 
-    def approximate_inverse(self, state: State) -> Any:
+    def approximate_inverse(self, state: State) -> ApproximateInverse | None:
         """What the solver knows of `(dF/dy)^-1` near the iterate, for the derivative to
         reuse: a factorisation, a contraction, or `None`."""
         del state
@@ -291,10 +294,10 @@ def _without_noise(error: Vector, state: State) -> Vector:
         floor = NOISE * componentwise.eps(y) * tree_math.maximum(jnp.abs(y))
         return jnp.where((idle >= IDLE) & (jnp.abs(residual) <= floor), 0, error)
 
-    point = jax.lax.stop_gradient(state.point)
-    return jax.tree.map(keep, error, point.residual, point.y, state.idle)
+    iterate = jax.lax.stop_gradient(state.iterate)
+    return jax.tree.map(keep, error, iterate.residual, iterate.y, state.idle)
 
 
-def move(point: Point, direction: Vector, length: Array) -> Vector:
+def move(iterate: Iterate, direction: Vector, length: Array) -> Vector:
     """`y + length * direction`."""
-    return tree_math.add(point.y, tree_math.scale(length, direction))
+    return tree_math.add(iterate.y, tree_math.scaled(length, direction))

@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import tree_math
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State, tolerance
 from implicax._solvers.termination import relative, vanishes
 
@@ -122,11 +122,12 @@ class AbstractBracketing(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         name = type(self).__name__
-        if tree_math.size(y) != 1:
+        n = tree_math.num_unknowns(y)
+        if n != 1:
             raise ValueError(
-                f"ix.{name} solves one real equation, and y0 has {tree_math.size(y)} "
-                "real unknowns. For many scalar equations, jax.vmap the solve of one; "
-                "for a system, use ix.Newton."
+                f"ix.{name} solves one real equation, and y0 has {n} real unknowns. "
+                "For many scalar equations, jax.vmap the solve of one; for a system, use "
+                "ix.Newton."
             )
         if system.objective is not None:
             raise TypeError(
@@ -158,41 +159,43 @@ class AbstractBracketing(AbstractSolver):
         state = State.start(system, unravel(better[None]))
         leftwards = jnp.asarray(self.lower is None)
         bracket = _Bracket(a, fa, b, fb, b, fb, (first, first), leftwards)
-        stuck = jnp.asarray(self._given) & ~bracket.encloses
+        halted = jnp.asarray(self._given) & ~bracket.encloses
         spent = state.evaluations + 2
         memory = _Memory(bracket, state.error, jnp.zeros((), bool))
-        return dataclasses.replace(state, memory=memory, stuck=stuck, evaluations=spent)
+        return dataclasses.replace(
+            state, memory=memory, halted=halted, evaluations=spent
+        )
 
     def step(self, system: System, state: State) -> State:
         old = state.memory.bracket
-        _, unravel = tree_math.ravel(state.point.y)
+        _, unravel = tree_math.ravel(state.iterate.y)
         encloses, (left, right) = old.encloses, old.reach
         x = old.a + self._fraction(old) * (old.b - old.a)
         if not self._given:
             sought = jnp.where(old.leftwards, old.a - left, old.b + right)
             x = jnp.where(encloses, x, sought)
-        point, correction = _evaluate(system, unravel(x[None]))
-        f = tree_math.ravel(point.residual)[0][0]
+        iterate, correction = _evaluate(system, unravel(x[None]))
+        f = tree_math.ravel(iterate.residual)[0][0]
         bracket = _narrow(old, x, f)
         if not self._given:
             bracket = tree_math.where(encloses, bracket, self._widen(old, x, f))
         # The best point so far; or a NaN between the ends, which the loop reports.
-        shown = (point.norm < state.point.norm) | encloses & jnp.isnan(f)
-        least = tree_math.where(shown, point, state.point)
+        shown = (iterate.norm < state.iterate.norm) | encloses & jnp.isnan(f)
+        least = tree_math.where(shown, iterate, state.iterate)
         ahead = (bracket.b - x) * tree_math.ravel(correction)[0][0] < 0
         seen = _Memory(bracket, correction, bracket.encloses & ahead)
         memory = tree_math.where(
             shown, seen, dataclasses.replace(state.memory, bracket=bracket)
         )
         one = jnp.ones((), jnp.int32)
-        eps = tree_math.coarsest_eps(state.point.y)
-        stuck = bracket.encloses & (bracket.width(eps) <= 2)
+        eps = tree_math.coarsest_eps(state.iterate.y)
+        halted = bracket.encloses & (bracket.width(eps) <= 2)
         if self._given:
             # (One end is a root, or what is there is no function.)
-            stuck = stuck | ~bracket.encloses & ~jnp.isnan(f)
+            halted = halted | ~bracket.encloses & ~jnp.isnan(f)
         # A search that has left the range of numbers, or cannot move, has found none.
-        stuck = stuck | ~encloses & (~jnp.isfinite(x) | (left + right == 0))
-        return state.moved(least, memory, one, stuck)
+        halted = halted | ~encloses & (~jnp.isfinite(x) | (left + right == 0))
+        return state.moved(least, memory, one, halted)
 
     def _widen(self, old: _Bracket, x: Array, f: Array) -> _Bracket:
         """The search: the points on either side move away from the guess, in turns."""
@@ -215,25 +218,25 @@ class AbstractBracketing(AbstractSolver):
         return tree_math.where(found, enclosing, searching)
 
     def error(self, state: State) -> Float[Array, ""]:
-        error = relative(state.memory.correction, state.point.y, state.reach)
-        return jnp.where(vanishes(state.point.residual), 0, error)
+        error = relative(state.memory.correction, state.iterate.y, state.reach)
+        return jnp.where(vanishes(state.iterate.residual), 0, error)
 
     def converged(self, state: State) -> Bool[Array, ""]:
-        point, memory = state.point, state.memory
-        units = self.tolerance.units(memory.correction, point.y, state.reach)
-        there = (units <= 1) & memory.inward & jnp.isfinite(point.norm)
-        return there | vanishes(point.residual) | self.absolute(point)
+        iterate, memory = state.iterate, state.memory
+        units = self.tolerance.units(memory.correction, iterate.y, state.reach)
+        there = (units <= 1) & memory.inward & jnp.isfinite(iterate.norm)
+        return there | vanishes(iterate.residual) | self.absolute(iterate)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         # The ends have met. Of a root, that is: at a pole the sign changes too, but the
         # least value lies elsewhere; at a jump the correction is large.
-        eps = tree_math.coarsest_eps(state.point.y)
+        eps = tree_math.coarsest_eps(state.iterate.y)
         bracket = state.memory.bracket
-        y = tree_math.ravel(state.point.y)[0][0]
+        y = tree_math.ravel(state.iterate.y)[0][0]
         best = (jnp.abs(y - bracket.a) <= MET * eps * jnp.abs(y)) | state.memory.inward
         return bracket.encloses & best & (self.error(state) <= eps**0.5)
 
-    def why_stuck(self, state: State) -> Status:
+    def failure_reason(self, state: State) -> Status:
         encloses = state.memory.bracket.encloses
         return Status.where(encloses, Status.stagnated, Status.no_sign_change)
 
@@ -251,7 +254,7 @@ def _select(condition: Array, x: tuple, y: tuple) -> tuple[Array, Array]:
     return a, b
 
 
-def _evaluate(system: System, y: Vector) -> tuple[Point, Vector]:
+def _evaluate(system: System, y: Vector) -> tuple[Iterate, Vector]:
     """The residual, and Newton's correction, from one pass."""
 
     def both(y: Vector) -> tuple[Vector, Vector]:
@@ -263,10 +266,10 @@ def _evaluate(system: System, y: Vector) -> tuple[Point, Vector]:
 
     # One value for signs and norms alike: a bracket whose ends agree in sign is none.
     residual, slope = tree_math.once(both, y)
-    point = Point(
-        y, residual, tree_math.largest(residual), fixed_point=system.fixed_point
+    iterate = Iterate(
+        y, residual, tree_math.max_norm(residual), fixed_point=system.fixed_point
     )
-    return point, jax.tree.map(lambda f, slope: f / slope, residual, slope)
+    return iterate, jax.tree.map(lambda f, slope: f / slope, residual, slope)
 
 
 class Bisection(AbstractBracketing):

@@ -35,12 +35,12 @@ class _Inverse(eqx.Module):
     def apply(self, x: Vector) -> Vector:
         """`H x`."""
         low_rank = combine(project(self.right, x), self.left)
-        return tree_math.add(tree_math.scale(self.alpha, x), low_rank)
+        return tree_math.add(tree_math.scaled(self.alpha, x), low_rank)
 
     def apply_transposed(self, x: Vector) -> Vector:
         """`H^T x`."""
         low_rank = combine(project(self.left, x), self.right)
-        return tree_math.add(tree_math.scale(self.alpha, x), low_rank)
+        return tree_math.add(tree_math.scaled(self.alpha, x), low_rank)
 
 
 class _Memory(eqx.Module):
@@ -77,26 +77,26 @@ class Broyden(AbstractSolver):
 
     def init(self, system: System, y: Vector) -> State:
         state = State.start(system, y)
-        norm = state.point.norm
-        length = jax.lax.stop_gradient(jnp.maximum(tree_math.largest(y), 1))
+        norm = state.iterate.norm
+        length = jax.lax.stop_gradient(jnp.maximum(tree_math.max_norm(y), 1))
         alpha = jnp.minimum(1, length / jnp.where(norm > 0, norm, 1))
         empty, slot = empty_ring(self.history, y), jnp.zeros((), jnp.int32)
         inverse = _Inverse(alpha, empty, empty, slot, norm)
-        memory = _Memory(inverse, inverse.apply(state.point.residual))
+        memory = _Memory(inverse, inverse.apply(state.iterate.residual))
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
-        point, inverse = state.point, state.memory.inverse
+        iterate, inverse = state.iterate, state.memory.inverse
         s = jax.tree.map(jnp.negative, state.memory.correction)
-        new = state.move(system, tree_math.add(point.y, s))
+        new = state.move(system, tree_math.add(iterate.y, s))
 
-        q = tree_math.subtract(new.point.residual, point.residual)
+        q = tree_math.subtract(new.iterate.residual, iterate.residual)
         remainder = tree_math.subtract(s, inverse.apply(q))
         right = inverse.apply_transposed(s)
         curvature = tree_math.dot(right, q)
         usable = curvature != 0
         weight = jnp.where(usable, 1 / jnp.where(usable, curvature, 1), 0)
-        left = tree_math.scale(weight, remainder)
+        left = tree_math.scaled(weight, remainder)
 
         slot = inverse.slot
         updated = _Inverse(
@@ -104,16 +104,16 @@ class Broyden(AbstractSolver):
             store(inverse.left, slot, left),
             store(inverse.right, slot, right),
             slot + 1,
-            jnp.minimum(inverse.best, new.point.norm),
+            jnp.minimum(inverse.best, new.iterate.norm),
         )
-        empty = empty_ring(self.history, point.y)
+        empty = empty_ring(self.history, iterate.y)
         fresh = _Inverse(
-            inverse.alpha, empty, empty, jnp.zeros_like(slot), new.point.norm
+            inverse.alpha, empty, empty, jnp.zeros_like(slot), new.iterate.norm
         )
-        grown = new.point.norm > RESTART_GROWTH * inverse.best
+        grown = new.iterate.norm > RESTART_GROWTH * inverse.best
         restart = grown | (updated.slot == self.history)
         inverse = tree_math.where(restart, fresh, updated)
-        correction = inverse.apply(new.point.residual)
+        correction = inverse.apply(new.iterate.residual)
         # Its own correction is its estimate of the error, but for what was just learnt.
         error = jax.tree.map(
             lambda c, e: jnp.maximum(jnp.abs(c), jnp.where(restart, e, 0)),

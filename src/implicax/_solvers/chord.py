@@ -35,24 +35,25 @@ class Chord(AbstractSolver):
     forms_jacobian: ClassVar[bool] = True
 
     def init(self, system: System, y: Vector) -> State:
-        if tree_math.size(y) > DENSE_LIMIT:
+        n = tree_math.num_unknowns(y)
+        if n > DENSE_LIMIT:
             raise ValueError(
-                f"Chord forms the Jacobian, and y0 has {tree_math.size(y)} real "
-                f"unknowns; the limit is {DENSE_LIMIT}. Use ix.Newton (matrix-free "
-                "beyond that), ix.Broyden or ix.Anderson."
+                f"Chord forms the Jacobian, and y0 has {n} real unknowns; the limit is "
+                f"{DENSE_LIMIT}. Use ix.Newton (matrix-free beyond that), ix.Broyden "
+                "or ix.Anderson."
             )
         state = State.start(system, y)
         factor = factorise(system.jacobian(y))
-        correction = factor.solve(state.point.residual, transposed=False)
+        correction = factor.solve(state.iterate.residual, transposed=False)
         return dataclasses.replace(state, memory=(factor, correction))
 
     def step(self, system: System, state: State) -> State:
         fixed = jax.lax.stop_gradient
         factor, correction = state.memory
-        new = state.move(system, tree_math.subtract(state.point.y, correction))
-        left = factor.solve(new.point.residual, transposed=False)
+        new = state.move(system, tree_math.subtract(state.iterate.y, correction))
+        left = factor.solve(new.iterate.residual, transposed=False)
         # Its own corrections are its errors, where they fall.
-        old, y = state.point.y, new.point.y
+        old, y = state.iterate.y, new.iterate.y
         falls = natural(old, fixed(correction), y, fixed(left), new.reach)
         error = jax.tree.map(lambda c: 2 * jnp.abs(c), fixed(left))
         return dataclasses.replace(
@@ -62,7 +63,7 @@ class Chord(AbstractSolver):
             moved_by=jnp.where(falls, 0, new.moved_by),
         )
 
-    def why_stuck(self, state: State) -> Status:
+    def failure_reason(self, state: State) -> Status:
         singular = state.memory[0].singular
         return Status.where(singular, Status.singular, Status.stagnated)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 from implicax._linear.lu import materialize
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 
 
 def trusted_reaction(y: Vector) -> float:
@@ -99,13 +99,13 @@ def unit_diagonal(matrix: Array) -> Float[Array, " n"]:
     return jnp.where((d > 0) & jnp.isfinite(d), d, 1)
 
 
-def exact(system: System, point: Point) -> Exact:
+def exact(system: System, iterate: Iterate) -> Exact:
     """The Hessian of the objective at a point, decomposed.
 
     That of a sum of squares is `J^T J + P`. It is decomposed without squaring `J`: with
     `J = U S V^T`, the matrix `S^-1 V^T H V S^-1 = I + S^-1 V^T P V S^-1`.
     """
-    y, (g, _) = point.y, tree_math.ravel(point.residual)
+    y, (g, _) = iterate.y, tree_math.ravel(iterate.residual)
     n, eps = g.size, float(jnp.finfo(g.dtype).eps)
     flat, _ = tree_math.ravel(y)
     if system.errors is None or system.errors_reverse_only:
@@ -143,7 +143,7 @@ def exact(system: System, point: Point) -> Exact:
     d = jnp.where(kept, unit_diagonal(matrix), 1)
     values, vectors = jnp.linalg.eigh(matrix / d[:, None] / d[None, :])
     values = jnp.where(jnp.abs(values) > lost_in(values), values, 0)
-    objective = jnp.abs(jnp.asarray(point.objective, g.dtype))
+    objective = jnp.abs(jnp.asarray(iterate.objective, g.dtype))
     root = jnp.sqrt(2 * objective) + jnp.sqrt(energy)
     rounding = 10 * float(tree_math.coarsest_eps(y)) * root
     return Exact(
@@ -159,7 +159,7 @@ def exact(system: System, point: Point) -> Exact:
 
 def flat_for_good(
     system: System,
-    point: Point,
+    iterate: Iterate,
     basis: Array,
     null: Array,
     size: Array,
@@ -174,13 +174,13 @@ def flat_for_good(
     the way is as long as `y` is, `size`. (Its rounding errors are those of the terms
     that it changes, by the roots of the curvatures, `own`.)
     """
-    y = point.y
+    y = iterate.y
     flat, unravel = tree_math.ravel(y)
     # (All null directions at once, none of them weighed like another.)
     weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
     length = jnp.linalg.norm(weights)
     way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
-    here, _ = tree_math.ravel(point.residual)
+    here, _ = tree_math.ravel(iterate.residual)
 
     def change(way: Array) -> Array:
         return (tree_math.ravel(system.residual(unravel(flat + way)))[0] - here) @ basis

@@ -72,7 +72,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
         return loss.cost(errors)
 
     def _model(self, system, state, scale, forcing):
-        y = state.point.y
+        y = state.iterate.y
         errors, push, loss = jax.linearize(
             lambda y: self._errors(system, y), y, has_aux=True
         )
@@ -88,19 +88,19 @@ class LevenbergMarquardt(AbstractTrustRegion):
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:
         outcome = super().judged(system, state, outcome)
-        if state.point.objective is None or state.memory.inverse is None:
+        if state.iterate.objective is None or state.memory.inverse is None:
             return outcome
         memory = state.memory
-        found = examine(system, state.point, memory.origin, memory.reach, self.rtol)
+        found = examine(system, state.iterate, memory.origin, memory.reach, self.rtol)
         return concluded(outcome, found, self.atol)
 
-    def why_stuck(self, state: State) -> Status:
-        why, inverse = super().why_stuck(state), state.memory.inverse
-        if state.point.objective is not None or inverse is None:
+    def failure_reason(self, state: State) -> Status:
+        why, inverse = super().failure_reason(state), state.memory.inverse
+        if state.iterate.objective is not None or inverse is None:
             return why
         # As of Newton's method: a root at which dF/dy is singular is one of many.
         lost = ~jnp.all(inverse.values > 0) & (state.memory.first_slope >= 0)
         return Status.where(lost, Status.singular, why)
 
     def approximate_inverse(self, state: State) -> Spectral | None:
-        return state.memory.inverse if state.point.objective is not None else None
+        return state.memory.inverse if state.iterate.objective is not None else None

@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import move
 
 #: Halvings before the search gives up: a step of 2**-20 changes nothing that matters.
@@ -20,7 +20,7 @@ class Trial(eqx.Module):
     """The last step length tried, and where it leads."""
 
     length: Float[Array, ""]
-    point: Point
+    iterate: Iterate
     remainder: Vector
     """What is left of the correction there, as `look` sees it."""
     evaluations: Int[Array, ""]
@@ -29,10 +29,10 @@ class Trial(eqx.Module):
 
 def backtrack(
     system: System,
-    point: Point,
+    iterate: Iterate,
     direction: Vector,
     units: Vector,
-    look: Callable[[Point], tuple[Vector, Bool[Array, ""]]],
+    look: Callable[[Iterate], tuple[Vector, Bool[Array, ""]]],
     leap: Vector,
     forced: Bool[Array, ""],
 ) -> Trial:
@@ -50,7 +50,7 @@ def backtrack(
     flow (`system.differentiable`) the point chosen is evaluated once more, outside the
     search.
     """
-    frozen, along, leap = jax.lax.stop_gradient((point, direction, leap))
+    frozen, along, leap = jax.lax.stop_gradient((iterate, direction, leap))
 
     def square(residual: Vector) -> Float[Array, ""]:
         scaled = jax.tree.map(lambda r, unit: r / unit, residual, units)
@@ -74,10 +74,10 @@ def backtrack(
         return trial.rejected & (trial.evaluations <= MAX_HALVINGS)
 
     # It enters at twice the full step: so the residual is compiled here only once.
-    two, zero = jnp.full((), 2, point.norm.dtype), jnp.zeros((), jnp.int32)
+    two, zero = jnp.full((), 2, iterate.norm.dtype), jnp.zeros((), jnp.int32)
     trial = Trial(two, frozen, along, zero, jnp.ones((), bool))
     trial = tree_math.while_loop(searching, halve, trial)
     if not system.differentiable:
         return trial
-    y = tree_math.where(trial.rejected, leap, move(point, direction, trial.length))
-    return eqx.tree_at(lambda trial: trial.point, trial, system.evaluate(y))
+    y = tree_math.where(trial.rejected, leap, move(iterate, direction, trial.length))
+    return eqx.tree_at(lambda trial: trial.iterate, trial, system.evaluate(y))

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import tree_math
 from implicax._core.solution import Stats, Status
 from implicax._core.tree_math import Vector
+from implicax._linear.approximate_inverse import ApproximateInverse
 from implicax._problems.equations import System
 from implicax._solvers.base import AbstractSolver, State
 from implicax._solvers.minimality import judge_minimum
@@ -37,7 +38,7 @@ class SolverResult(eqx.Module):
     y: Vector
     status: Status
     stats: Stats
-    inverse: Any
+    approximate_inverse: ApproximateInverse | None
     """What the solver knows of `(dF/dy)^-1` near `y`, or `None`."""
     said: Array | None = None
     """What a solver of another library said of it: text as data, or `None`."""
@@ -109,7 +110,7 @@ class _Verdict(eqx.Module):
     going: Bool[Array, ""]
 
 
-def iterate(
+def run_loop(
     solver: AbstractSolver,
     system: System,
     y0: Vector,
@@ -129,12 +130,12 @@ def iterate(
     cheap, its answer is confirmed by that; a refused one is improved.
     """
     state = solver.init(system, y0)
-    first, start = state.point, solver.measure(state)
+    first, start = state.iterate, solver.measure(state)
     ceiling = DIVERGED * (start + state.first_size)
 
     def endings(state: State, stale: Array) -> list[tuple[Array, Status]]:
         """Why a solve may end, the stronger reason later."""
-        norm, objective = state.point.norm, state.point.objective
+        norm, objective = state.iterate.norm, state.iterate.objective
         grown = solver.measure(state) > ceiling
         if objective is not None and first.objective is not None:
             # Away from a saddle gradients grow without bound, and the objective falls.
@@ -147,7 +148,7 @@ def iterate(
         ]
 
     def goes_on(state: State, steps: Array, stale: Array) -> Array:
-        going = (steps < max_steps) & ~state.stuck
+        going = (steps < max_steps) & ~state.halted
         for holds, _ in endings(state, stale):
             going = going & ~holds
         return going
@@ -155,7 +156,7 @@ def iterate(
     def step(carry: _Carry) -> _Carry:
         state, ledger = solver.step(system, carry.state), carry.ledger
         norm, steps = solver.measure(state), ledger.steps + 1
-        objective, more = state.point.objective, ()
+        objective, more = state.iterate.objective, ()
         lower = better = norm < ledger.lowest
         lowest = jnp.where(lower, norm, ledger.lowest)
         if objective is not None:
@@ -164,18 +165,18 @@ def iterate(
             better = objective < ledger.lowest_objective
             better = better | (objective == ledger.lowest_objective) & lower
             more = (jnp.where(better, objective, ledger.lowest_objective),)
-        best_norm = jnp.where(better, state.point.norm, ledger.best_norm)
+        best_norm = jnp.where(better, state.iterate.norm, ledger.best_norm)
         lowest_at = jnp.where(better | lower, steps, ledger.lowest_at)
         going = goes_on(state, steps, steps - lowest_at)
         if listen is not None:
-            tell(listen, steps, max_steps, state.point.norm, objective, done=False)
+            tell(listen, steps, max_steps, state.iterate.norm, objective, done=False)
         history = carry.history
         if history is not None:
-            history = history.at[steps.astype(jnp.int32)].set(state.point.norm)
+            history = history.at[steps.astype(jnp.int32)].set(state.iterate.norm)
         return _Carry(
             state,
             _Ledger.entry(steps, lowest, lowest_at, going, best_norm, *more),
-            tree_math.where(better, state.point.y, carry.best),
+            tree_math.where(better, state.iterate.y, carry.best),
             history,
         )
 
@@ -212,17 +213,17 @@ def iterate(
 
     last, ledger = carry.state, carry.ledger
     if listen is not None:
-        norm, objective = last.point.norm, last.point.objective
+        norm, objective = last.iterate.norm, last.iterate.objective
         tell(listen, ledger.steps, max_steps, norm, objective, done=True)
     status, converged = Status.max_steps_reached, solver.converged(last)
     for holds, ending in endings(last, ledger.steps - ledger.lowest_at):
         status = Status.where(holds, ending, status)
     # What the solver knows of its trouble says more than the symptoms do; and a step by
     # a singular Jacobian leads to *a* solution at best, one of many.
-    why = solver.why_stuck(last)
+    why = solver.failure_reason(last)
     singular = (why == Status.singular) & (ledger.steps > 0)
-    status = Status.where(last.stuck & ~converged | singular, why, status)
-    there = last.stuck & ~singular & solver.at_rounding_error(last)
+    status = Status.where(last.halted & ~converged | singular, why, status)
+    there = last.halted & ~singular & solver.at_rounding_error(last)
     status = Status.where(there, Status.converged, status)
     error = solver.error(last)
     if verdict is not None:
@@ -235,12 +236,19 @@ def iterate(
     stats = Stats(
         ledger.steps.astype(jnp.int32),
         last.evaluations,
-        jnp.where(converged, last.point.norm, ledger.best_norm),
+        jnp.where(converged, last.iterate.norm, ledger.best_norm),
         jnp.where(converged, error, jnp.inf),
         carry.history,
     )
-    y = tree_math.where(converged, last.point.y, carry.best)
-    outcome = SolverResult(y, status, stats, solver.approximate_inverse(last))
+    y = tree_math.where(converged, last.iterate.y, carry.best)
+    inverse = solver.approximate_inverse(last)
+    if not isinstance(inverse, ApproximateInverse | None):
+        raise TypeError(
+            f"{type(solver).__name__}.approximate_inverse(state) must return None or "
+            "an object with a method solve(b, transposed) (ix.ApproximateInverse), and it "
+            f"returned {inverse!r}."
+        )
+    outcome = SolverResult(y, status, stats, inverse)
     return solver.judged(system, last, outcome)
 
 
@@ -257,21 +265,21 @@ def _until_confirmed(
         carry = steps_from(verdict.carry)
         state, ledger = carry.state, carry.ledger
         stale = ledger.steps - ledger.lowest_at
-        idle = state.stuck | (stale >= solver.patience)
+        idle = state.halted | (stale >= solver.patience)
         believed = solver.converged(state)
-        point = state.point
+        iterate = state.iterate
         near = jnp.ones((), bool)
         if system.fixed_point:
             start = state.first_size + state.first_norm
-            near = tree_math.largest(point.y) <= FAR * start
+            near = tree_math.max_norm(iterate.y) <= FAR * start
         seen = confirm(
-            system, point, state.reach, solver.tolerance, believed, idle, near
+            system, iterate, state.reach, solver.tolerance, believed, idle, near
         )
-        solved = ((believed | idle) & seen.solved) | solver.absolute(point)
+        solved = ((believed | idle) & seen.solved) | solver.absolute(iterate)
         degenerate = (believed | idle) & seen.degenerate & ~solved
         # The estimate was too small by so much: ask for more of it.
-        scaled = tree_math.scale(state.distrust, state.error)
-        told = solver.tolerance.units(scaled, point.y, state.reach)
+        scaled = tree_math.scaled(state.distrust, state.error)
+        told = solver.tolerance.units(scaled, iterate.y, state.reach)
         missing = 2 * jnp.maximum(seen.units, 1) / jnp.maximum(told, 1e-12)
         missing = jnp.clip(missing, 2, 1e12)
         distrust = jnp.where(solved, state.distrust, missing * state.distrust)
@@ -303,7 +311,7 @@ def judge(
     v0: Vector,
     v: Vector,
     steps: Array,
-    lost: Bool[Array, ""],
+    failed: Bool[Array, ""],
     rtol: Array | None = None,
     atol: Array | None = None,
 ) -> SolverResult:
@@ -324,7 +332,7 @@ def judge(
         )
         status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
-    status = Status.where(lost, Status.failed, status)
+    status = Status.where(failed, Status.failed, status)
     two = jnp.full((), 2, jnp.int32)
     error = jnp.where(status == Status.converged, error, jnp.inf)
     stats = Stats(steps.astype(jnp.int32), two, last.norm, error, None)

@@ -23,7 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 from implicax._core import componentwise, tree_math
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.curvature import exact, flat_for_good
 
 #: Up to here Hessians are formed and decomposed (measured on CPU: an eigendecomposition
@@ -106,7 +106,7 @@ def steady(now: Array, before: Array) -> Bool[Array, ""]:
 class Judgement(eqx.Module):
     """What an examination found."""
 
-    point: Point
+    iterate: Iterate
     """Where Newton's corrections led."""
     status: Status
     error: Float[Array, ""]
@@ -115,7 +115,7 @@ class Judgement(eqx.Module):
 
 
 class _Look(eqx.Module):
-    point: Point
+    iterate: Iterate
     own: Float[Array, " n"]
     error: Float[Array, ""]
     length: Float[Array, ""]
@@ -141,7 +141,7 @@ class _Look(eqx.Module):
 
 def examine(
     system: System,
-    point: Point,
+    iterate: Iterate,
     origin: Vector,
     reach: Vector,
     rtol: Array | None,
@@ -154,40 +154,40 @@ def examine(
     The status is converged, saddle, unbounded, degenerate, non_finite, or else
     stagnated.
     """
-    dtype = point.norm.dtype
+    dtype = iterate.norm.dtype
     start, unravel = tree_math.ravel(origin)
 
     def look(old: _Look) -> _Look:
-        point = old.point
-        model, flat = exact(system, point), tree_math.ravel(point.y)[0]
+        iterate = old.iterate
+        model, flat = exact(system, iterate), tree_math.ravel(iterate.y)[0]
         n = unravel(model.basis @ model.q)
         length = jnp.linalg.norm(model.q)
         theta = length / jnp.where(old.length > 0, old.length, 1)
         first = old.count == 0
         left = jnp.where(first, 1, to_come(theta))
         expected = jax.tree.map(lambda n: left.astype(n.dtype) * n, n)
-        excess = componentwise.ratio(expected, allowed(point.y, reach, rtol))
+        excess = componentwise.ratio(expected, allowed(iterate.y, reach, rtol))
         small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
         noise = unravel(model.reaction)
         floor = ~first & (theta > 0.5) & steady(model.own, old.own)
-        floor = floor & rounded(n, point.y, reach, noise)
+        floor = floor & rounded(n, iterate.y, reach, noise)
         level, out = model.level(flat - start, flat)
         nowhere = model.sloping | level
         size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
         null = model.null
         good = flat_for_good(
-            system, point, model.basis, null, size, model.noise, model.own
+            system, iterate, model.basis, null, size, model.noise, model.own
         )
         isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
         more = more & jnp.isfinite(length) & (old.count < steps)
-        new = system.evaluate(tree_math.add(point.y, n))
+        new = system.evaluate(tree_math.add(iterate.y, n))
         more = more & jnp.isfinite(new.norm)
         return _Look(
-            tree_math.where(more, new, point),
+            tree_math.where(more, new, iterate),
             model.own,
-            relative(expected, point.y, reach).astype(dtype),
+            relative(expected, iterate.y, reach).astype(dtype),
             length.astype(dtype),
             theta.astype(dtype),
             small,
@@ -203,7 +203,7 @@ def examine(
 
     no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
     entry = _Look(
-        point,
+        iterate,
         jnp.zeros_like(start),
         inf,
         inf,
@@ -227,14 +227,14 @@ def examine(
     status = Status.where(last.level & last.out, Status.unbounded, status)
     status = Status.where(last.down & done, Status.saddle, status)
     status = Status.where(last.down & ~done, Status.stagnated, status)
-    known = jnp.isfinite(last.point.norm) & jnp.isfinite(last.length)
+    known = jnp.isfinite(last.iterate.norm) & jnp.isfinite(last.length)
     status = Status.where(known, status, Status.non_finite)
-    return Judgement(last.point, status, last.error, last.count - 1)
+    return Judgement(last.iterate, status, last.error, last.count - 1)
 
 
 def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
     """The outcome of a minimisation, after an examination of where it ended."""
-    said, point = outcome.status, found.point
+    said, iterate = outcome.status, found.iterate
     ended = said == Status.converged
     ended = ended | (said == Status.stagnated) | (said == Status.unbounded)
     ended = ended | (said == Status.degenerate)
@@ -243,7 +243,7 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
     bad = (found.status == Status.saddle) | (found.status == Status.unbounded)
     bad = bad | (found.status == Status.degenerate)
     if atol is not None:
-        good = good | ended & ~bad & (point.norm <= atol.astype(point.norm.dtype))
+        good = good | ended & ~bad & (iterate.norm <= atol.astype(iterate.norm.dtype))
     status = Status.where(
         ended & (bad | (said == Status.converged)), found.status, said
     )
@@ -258,16 +258,16 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
         ),
         outcome,
         (
-            tree_math.where(good, point.y, outcome.y),
+            tree_math.where(good, iterate.y, outcome.y),
             status,
             stats.evaluations + found.evaluations,
-            jnp.where(good, point.norm, stats.residual_norm),
+            jnp.where(good, iterate.norm, stats.residual_norm),
         ),
     )
 
 
 def judge_minimum(
-    system: System, first: Point, last: Point, rtol: Array | None = None
+    system: System, first: Iterate, last: Iterate, rtol: Array | None = None
 ) -> tuple[Status, Float[Array, ""]]:
     """Whether somebody's answer `last` is a minimum, and its largest estimated relative
     error; `first` is where the search began.
@@ -285,21 +285,21 @@ def judge_minimum(
         loose = jax.tree.map(lambda leaf: rtol.astype(leaf.dtype), y)
     dtype, no = last.norm.dtype, jnp.zeros((), bool)
     unit, nowhere, isolated = jax.tree.map(jnp.zeros_like, y), no, ~no
-    if tree_math.size(y) <= DECOMPOSED:
+    if tree_math.num_unknowns(y) <= DECOMPOSED:
         (flat, unravel), start = tree_math.ravel(y), tree_math.ravel(first.y)[0]
 
-        def look(point: Point, _: Any) -> tuple[Point, tuple]:
-            model = exact(system, point)
+        def look(iterate: Iterate, _: Any) -> tuple[Iterate, tuple]:
+            model = exact(system, iterate)
             p = model.basis @ model.q
             size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
             good = flat_for_good(
-                system, point, model.basis, model.null, size, model.noise, model.own
+                system, iterate, model.basis, model.null, size, model.noise, model.own
             )
             level, _ = model.level(flat - start, flat)
             nowhere = model.sloping | level
             isolated = ~jnp.any(model.null) | model.zero | good
             found = p, model.own, model.curved_down, nowhere, isolated
-            return system.evaluate(tree_math.add(point.y, unravel(p))), found
+            return system.evaluate(tree_math.add(iterate.y, unravel(p))), found
 
         _, found = jax.lax.scan(look, last, None, length=2)
         steps, own, *flags = found
@@ -323,15 +323,15 @@ def judge_minimum(
     status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(solved & ~isolated, Status.degenerate, status)
     status = Status.where(small & down, Status.saddle, status)
-    known = jnp.isfinite(last.norm) & jnp.isfinite(tree_math.largest(n))
+    known = jnp.isfinite(last.norm) & jnp.isfinite(tree_math.max_norm(n))
     status = Status.where(known, status, Status.non_finite)
     return status, relative(n, y, reach).astype(dtype)
 
 
-def by_gradients(system: System, point: Point) -> tuple[Vector, Bool[Array, ""]]:
+def by_gradients(system: System, iterate: Iterate) -> tuple[Vector, Bool[Array, ""]]:
     """Newton's correction by conjugate gradients, roughly, and whether the curvature
     along it is negative."""
-    y, g = point.y, point.residual
+    y, g = iterate.y, iterate.residual
     if system.reverse_only:  # (A Hessian is symmetric.)
         _, pull = jax.vjp(system.residual, y)
 

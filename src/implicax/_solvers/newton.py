@@ -20,7 +20,7 @@ from implicax._linear.lu import (
     no_elimination,
     row_scale,
 )
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.termination import (
@@ -177,7 +177,7 @@ class Newton(AbstractSolver):
 
     def _dense(self, y: Vector) -> bool:
         auto = isinstance(self.linear_solver, Auto)
-        return auto and tree_math.size(y) <= DENSE_LIMIT
+        return auto and tree_math.num_unknowns(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
         dtype, elimination = tree_math.working_dtype(y), None
@@ -190,11 +190,11 @@ class Newton(AbstractSolver):
         return State.start(system, y, _Memory(elimination, units, books, solved))
 
     def step(self, system: System, state: State) -> State:
-        point, old = state.point, state.memory.books
+        iterate, old = state.iterate, state.memory.books
         elimination = factor = rows = None
-        if self._dense(point.y):
-            flat, unravel = tree_math.ravel(point.residual)
-            matrix = system.jacobian(point.y)
+        if self._dense(iterate.y):
+            flat, unravel = tree_math.ravel(iterate.residual)
+            matrix = system.jacobian(iterate.y)
             elimination = eliminate(*augment(matrix, flat))
             correction = unravel(elimination.solution)
             factor = jax.lax.stop_gradient(elimination.factor)
@@ -206,22 +206,22 @@ class Newton(AbstractSolver):
                 "jax.custom_jvp."
             )
         else:
-            _, product = jax.linearize(system.residual, point.y)
+            _, product = jax.linearize(system.residual, iterate.y)
             solve = LinearSolve(self.linear_solver, None, system.structure)
-            correction = solve.approximately(product, point.residual, False)
+            correction = solve.approximately(product, iterate.residual, False)
         direction = jax.tree.map(jnp.negative, correction)
-        delta, y = jax.lax.stop_gradient((correction, point.y))
+        delta, y = jax.lax.stop_gradient((correction, iterate.y))
         here = componentwise.sizes(y)
         # (Without a factorisation the rate of the corrections tells what is left.)
         now = relative(delta, here, state.reach)
         rate = jnp.where(jnp.isfinite(old.correction), now / old.correction, 1)
         rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
 
-        def look(new: Point) -> tuple[Vector, Bool[Array, ""]]:
+        def look(new: Iterate) -> tuple[Vector, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
             residual = jax.lax.stop_gradient(new.residual)
             if factor is None:
-                return tree_math.scale(rate, delta), jnp.zeros((), bool)
+                return tree_math.scaled(rate, delta), jnp.zeros((), bool)
             remainder = factor.solve(residual, transposed=False)
             size = jax.tree.map(jnp.maximum, here, componentwise.sizes(new.y))
             reach = componentwise.grown(state.reach, new.y)
@@ -229,7 +229,7 @@ class Newton(AbstractSolver):
             units = self.tolerance.units(remainder, new.y, reach)
             return remainder, falls | (units <= 1) | self.absolute(new)
 
-        unsolved = ~jnp.isfinite(tree_math.largest(delta)) & jnp.isfinite(point.norm)
+        unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         singular = unsolved if elimination is None else unsolved | elimination.singular
         units, forced = state.memory.units, old.creeping >= CREEPING
         if self.line_search:
@@ -239,23 +239,23 @@ class Newton(AbstractSolver):
                 little, _displaced(y, old.leaps), tree_math.subtract(y, delta)
             )
             if rows is not None:
-                units = tree_math.ravel(point.residual)[1](_row_norms(rows))
-            trial = backtrack(system, point, direction, units, look, leap, forced)
+                units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
+            trial = backtrack(system, iterate, direction, units, look, leap, forced)
         else:
             new, one = (
-                system.evaluate(tree_math.add(point.y, direction)),
+                system.evaluate(tree_math.add(iterate.y, direction)),
                 jnp.ones((), int),
             )
             one, no = one.astype(jnp.int32), jnp.zeros((), bool)
-            trial = Trial(one.astype(point.norm.dtype), new, look(new)[0], one, no)
+            trial = Trial(one.astype(iterate.norm.dtype), new, look(new)[0], one, no)
         rejected = trial.rejected
         # A leap that leads nowhere is not taken.
         trial = tree_math.where(
-            rejected & self._too_far(state, trial.point),
-            dataclasses.replace(trial, point=point, remainder=delta),
+            rejected & self._too_far(state, trial.iterate),
+            dataclasses.replace(trial, iterate=iterate, remainder=delta),
             trial,
         )
-        new = trial.point
+        new = trial.iterate
         reach = componentwise.grown(state.reach, new.y)
         books = self._entry(old, trial, delta, here, reach, rows)
         memory = _Memory(elimination, state.memory.units, books, unsolved)
@@ -263,10 +263,10 @@ class Newton(AbstractSolver):
         hopeless = books.leaps > MAX_LEAPS
         if elimination is None:
             hopeless = hopeless | unsolved
-        stuck = (rejected & hopeless) | books.degenerate
+        halted = (rejected & hopeless) | books.degenerate
         if not self.line_search:
-            stuck = stuck | unsolved
-        return dataclasses.replace(moved, stuck=stuck)
+            halted = halted | unsolved
+        return dataclasses.replace(moved, halted=halted)
 
     def _entry(
         self,
@@ -278,7 +278,7 @@ class Newton(AbstractSolver):
         matrix: Float[Array, "n n"] | None,
     ) -> _Books:
         """What the step from `here` by `delta` to the point of `trial` has shown."""
-        new = jax.lax.stop_gradient(trial.point)
+        new = jax.lax.stop_gradient(trial.iterate)
         remainder, size = trial.remainder, componentwise.sizes(new.y)
         both = jax.tree.map(jnp.maximum, here, size)
         trusted = natural(here, delta, size, remainder, reach)
@@ -319,26 +319,26 @@ class Newton(AbstractSolver):
             componentwise.ratio(remainder, reach),
         )
 
-    def _too_far(self, state: State, point: Point) -> Bool[Array, ""]:
+    def _too_far(self, state: State, iterate: Iterate) -> Bool[Array, ""]:
         start = state.first_norm + state.first_size
-        return ~(point.norm <= LONGEST_LEAP * start)
+        return ~(iterate.norm <= LONGEST_LEAP * start)
 
     def converged(self, state: State) -> Bool[Array, ""]:
-        point, books = state.point, state.memory.books
-        there = books.there & ~books.degenerate & jnp.isfinite(point.norm)
-        return there | vanishes(point.residual) | self.absolute(point)
+        iterate, books = state.iterate, state.memory.books
+        there = books.there & ~books.degenerate & jnp.isfinite(iterate.norm)
+        return there | vanishes(iterate.residual) | self.absolute(iterate)
 
     def error(self, state: State) -> Float[Array, ""]:
-        exact = vanishes(state.point.residual)
+        exact = vanishes(state.iterate.residual)
         return jnp.where(exact, 0, state.memory.books.error)
 
     def measure(self, state: State) -> Float[Array, ""]:
-        residual = jax.lax.stop_gradient(state.point.residual)
-        return tree_math.largest(
+        residual = jax.lax.stop_gradient(state.iterate.residual)
+        return tree_math.max_norm(
             jax.tree.map(lambda r, unit: r / unit, residual, state.memory.units)
         )
 
-    def why_stuck(self, state: State) -> Status:
+    def failure_reason(self, state: State) -> Status:
         memory = state.memory
         status = Status.stagnated
         if memory.elimination is None:

@@ -5,7 +5,7 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.linear_solve import ScaledIdentityInverse
+from implicax._linear.approximate_inverse import ScaledIdentityInverse
 from implicax._problems.equations import System
 from implicax._solvers.base import AbstractSolver, State, fraction, tolerance
 
@@ -33,8 +33,8 @@ class Picard(AbstractSolver):
         return State.start(system, y)
 
     def approximate_inverse(self, state: State) -> ScaledIdentityInverse:
-        return ScaledIdentityInverse(self.damping.astype(state.point.norm.dtype))
+        return ScaledIdentityInverse(self.damping.astype(state.iterate.norm.dtype))
 
     def step(self, system: System, state: State) -> State:
-        correction = tree_math.scale(self.damping, state.point.residual)
-        return state.move(system, tree_math.subtract(state.point.y, correction))
+        correction = tree_math.scaled(self.damping, state.iterate.residual)
+        return state.move(system, tree_math.subtract(state.iterate.y, correction))

@@ -90,7 +90,7 @@ class _Watched(OptimalityConditions):
         if self.has_objective:
             objective = jax.lax.stop_gradient(self.value(said))
         else:
-            norm = tree_math.largest(jax.lax.stop_gradient(said.residual))
+            norm = tree_math.max_norm(jax.lax.stop_gradient(said.residual))
         zero = jnp.zeros((), jnp.int32)
         tell(self._listen, zero, self._max_steps, norm, objective, done=False)
         return said

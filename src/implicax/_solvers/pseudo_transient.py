@@ -69,7 +69,7 @@ class PseudoTransient(AbstractSolver):
 
     def _dense(self, y: Vector) -> bool:
         auto = isinstance(self.linear_solver, Auto)
-        return auto and tree_math.size(y) <= DENSE_LIMIT
+        return auto and tree_math.num_unknowns(y) <= DENSE_LIMIT
 
     def init(self, system: System, y: Vector) -> State:
         if system.reverse_only:
@@ -78,49 +78,52 @@ class PseudoTransient(AbstractSolver):
                 "Jacobian-vector products. Give fn a jax.custom_jvp."
             )
         state = State.start(system, y)
-        point = state.point
+        iterate = state.iterate
         if self.first_step is None:
-            size = tree_math.largest(y)
+            size = tree_math.max_norm(y)
             size = jnp.where(size > 0, size, 1)
-            residual = jnp.where(point.norm > 0, point.norm, 1)
+            residual = jnp.where(iterate.norm > 0, iterate.norm, 1)
             delta = jax.lax.stop_gradient(size / residual)
         else:
-            delta = self.first_step.astype(point.norm.dtype)
+            delta = self.first_step.astype(iterate.norm.dtype)
         elimination = no_elimination(y) if self._dense(y) else None
         return dataclasses.replace(state, memory=_Memory(delta, elimination))
 
     def step(self, system: System, state: State) -> State:
-        point, delta = state.point, state.memory.delta
+        iterate, delta = state.iterate, state.memory.delta
         elimination = None
-        if self._dense(point.y):
-            flat, unravel = tree_math.ravel(point.residual)
-            matrix = system.jacobian(point.y)
+        if self._dense(iterate.y):
+            flat, unravel = tree_math.ravel(iterate.residual)
+            matrix = system.jacobian(iterate.y)
             shift = jnp.eye(flat.size, dtype=flat.dtype) / delta.astype(flat.dtype)
             elimination = eliminate(*augment(matrix + shift, flat))
             correction = unravel(elimination.solution)
         else:
-            _, product = jax.linearize(system.residual, point.y)
+            _, product = jax.linearize(system.residual, iterate.y)
 
             def shifted(t: Vector) -> Vector:
-                return tree_math.add(product(t), tree_math.scale(1 / delta, t))
+                return tree_math.add(product(t), tree_math.scaled(1 / delta, t))
 
             solve = LinearSolve(self.linear_solver, None)
-            correction = solve.approximately(shifted, point.residual, False)
-        new = state.move(system, tree_math.subtract(point.y, correction))
+            correction = solve.approximately(shifted, iterate.residual, False)
+        new = state.move(system, tree_math.subtract(iterate.y, correction))
         # |F_old| / |F_new|, Euclidean; it is a choice, and has no derivative.
         old_norm, new_norm = jax.lax.stop_gradient(
-            (tree_math.norm(point.residual), tree_math.norm(new.point.residual))
+            (
+                tree_math.two_norm(iterate.residual),
+                tree_math.two_norm(new.iterate.residual),
+            )
         )
         usable = jnp.isfinite(new_norm)
         growth = old_norm / jnp.where(new_norm > 0, new_norm, old_norm)
         longest = jnp.finfo(delta.dtype).max ** 0.5
         delta = delta * jnp.where(usable, growth, SHRINK)
-        stuck = ~usable & (delta <= 1 / longest)
-        kept = tree_math.where(usable, new.point, point)
+        halted = ~usable & (delta <= 1 / longest)
+        kept = tree_math.where(usable, new.iterate, iterate)
         memory = _Memory(jnp.minimum(delta, longest), elimination)
-        return dataclasses.replace(new, point=kept, memory=memory, stuck=stuck)
+        return dataclasses.replace(new, iterate=kept, memory=memory, halted=halted)
 
-    def why_stuck(self, state: State) -> Status:
+    def failure_reason(self, state: State) -> Status:
         del state
         return Status.non_finite
 

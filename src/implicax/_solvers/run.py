@@ -17,7 +17,7 @@ from implicax._solvers.base import AbstractSolver
 from implicax._solvers.external.base import AbstractEngine, read
 from implicax._solvers.external.dispatch import engine
 from implicax._solvers.fallback import Fallback
-from implicax._solvers.loop import SolverResult, iterate, judge
+from implicax._solvers.loop import SolverResult, judge, run_loop
 from implicax._solvers.progress import Listener, counter, tell, watch
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
@@ -30,7 +30,7 @@ def run(
     v0: Vector,
     inputs: PyTree[Array],
     max_steps: int,
-    unrolls: bool,
+    differentiates_loop: bool,
     listen: Listener | None = None,
 ) -> SolverResult:
     """What `solver`, of whatever kind, makes of the conditions."""
@@ -39,7 +39,7 @@ def run(
     other = engine(solver)
     if other is not None:
         return _run_engine(conditions, other, v0, inputs, max_steps, listen)
-    return _run(conditions, solver, v0, inputs, max_steps, unrolls, listen)
+    return _run(conditions, solver, v0, inputs, max_steps, differentiates_loop, listen)
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -49,11 +49,13 @@ def _run(
     v0: Vector,
     inputs: PyTree[Array],
     max_steps: int,
-    unrolls: bool,
+    differentiates_loop: bool,
     listen: Listener | None,
 ) -> SolverResult:
-    system = System.of(conditions, inputs, differentiable=unrolls)
-    return iterate(solver, system, v0, max_steps, differentiable=unrolls, listen=listen)
+    system = System.of(conditions, inputs, differentiable=differentiates_loop)
+    return run_loop(
+        solver, system, v0, max_steps, differentiable=differentiates_loop, listen=listen
+    )
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -68,7 +70,7 @@ def _run_engine(
     watched = conditions if listen is None else watch(conditions, max_steps, listen)
     found = solver.solve(watched, v0, inputs, max_steps)
     system = System.of(conditions, inputs)
-    answer = v0, found.v, found.steps, found.broke
+    answer = v0, found.v, found.steps, found.failed
     outcome = judge(system, *answer, solver.rtol, solver.atol)
     outcome = dataclasses.replace(outcome, said=found.said)
     if listen is not None:
@@ -113,7 +115,7 @@ def _run_in_turns(
             if equations:
                 failed = failed & (status != Status.degenerate)
             # What the first one knows of the inverse stays: whoever uses it checks.
-            kept = outcome.inverse
+            kept = outcome.approximate_inverse
             bare = SolverResult(outcome.y, outcome.status, outcome.stats, None)
 
             def again(carry: tuple, other: Any = other) -> tuple:
@@ -142,10 +144,10 @@ def _better(first: SolverResult, second: SolverResult) -> SolverResult:
     stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
     status = Status.where(good, second.status, first.status)
     y = tree_math.where(good, second.y, first.y)
-    return SolverResult(y, status, stats, second.inverse, second.said)
+    return SolverResult(y, status, stats, second.approximate_inverse, second.said)
 
 
-def says(outcome: SolverResult) -> str:
+def message(outcome: SolverResult) -> str:
     """What an engine that failed, outside `jit`, said of its answer."""
     said = outcome.said
     return "" if said is None or tree_math.traced(said) else read(said)

@@ -25,7 +25,7 @@ from implicax._core import componentwise, tree_math
 from implicax._core.componentwise import eps
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.lu import LUFactors, factorise
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 
 #: Below `eps**SETTLED` of the largest value on the way an unknown is zero. (`eps` is
 #: reached by chance from far starts, `eps**2` takes Newton's method at a double root
@@ -121,12 +121,12 @@ BENT = 0.25
 class Evidence(eqx.Module):
     """What two corrections with one Jacobian say of an answer."""
 
-    point: Point
+    iterate: Iterate
     """Where the first correction leads."""
     correction: Vector
     """The first, the error of the answer; ..."""
     remainder: Vector
-    """... the second, the error of `point`."""
+    """... the second, the error of `iterate`."""
     factor: LUFactors
     rows: Float[Array, " n"]
     """`|J| |y|`."""
@@ -138,14 +138,14 @@ class Evidence(eqx.Module):
     """Whether the rounding errors of the equations leave `y` undetermined."""
 
 
-def examine(system: System, answer: Point, reach: Vector) -> Evidence:
+def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     """Correct an answer, twice, with the Jacobian at it."""
     matrix = system.jacobian(answer.y)
     factor = factorise(matrix)
     correction = factor.solve(answer.residual, transposed=False)
-    point = system.evaluate(tree_math.subtract(answer.y, correction))
-    remainder = factor.solve(point.residual, transposed=False)
-    trusted = natural(answer.y, correction, point.y, remainder, reach)
+    iterate = system.evaluate(tree_math.subtract(answer.y, correction))
+    remainder = factor.solve(iterate.residual, transposed=False)
+    trusted = natural(answer.y, correction, iterate.y, remainder, reach)
     rows = magnitude(matrix, answer.y)
     # What the rounding of the equations makes of a correction, about.
     _, unravel = tree_math.ravel(answer.residual)
@@ -160,10 +160,10 @@ def examine(system: System, answer: Point, reach: Vector) -> Evidence:
     multiple = near & (second >= low * first) & (second <= high * first)
     # So do the rounding errors of `F`, by chance; but at a singular solution the
     # Jacobian changes over the correction by as much as it is.
-    _, change = jax.jvp(system.residual, (point.y,), (remainder,))
+    _, change = jax.jvp(system.residual, (iterate.y,), (remainder,))
     bend, left = (
         componentwise.ratio(row, unravel(rows))
-        for row in (tree_math.subtract(change, point.residual), point.residual)
+        for row in (tree_math.subtract(change, iterate.residual), iterate.residual)
     )
     multiple = multiple & (bend >= BENT * left)
     known = (
@@ -171,7 +171,7 @@ def examine(system: System, answer: Point, reach: Vector) -> Evidence:
     )
     singular = factor.singular | ~known
     return Evidence(
-        point, correction, remainder, factor, rows, trusted, multiple, singular
+        iterate, correction, remainder, factor, rows, trusted, multiple, singular
     )
 
 
@@ -204,7 +204,7 @@ class Confirmation(eqx.Module):
 
 def confirm(
     system: System,
-    answer: Point,
+    answer: Iterate,
     reach: Vector,
     tolerance: Tolerance,
     believed: Bool[Array, ""],
@@ -241,7 +241,7 @@ def confirm(
 
 def judge_equations(
     system: System, v0: Vector, v: Vector, tolerance: Tolerance, atol: Array | None
-) -> tuple[Point, Bool[Array, ""], Float[Array, ""]]:
+) -> tuple[Iterate, Bool[Array, ""], Float[Array, ""]]:
     """Whether somebody else's answer `v` solves the equations, and its error.
 
     Each unknown must be right to the tolerance by the correction that the Jacobian at
@@ -251,7 +251,7 @@ def judge_equations(
     answer = system.evaluate(v)
     start = componentwise.sizes(v0)
     reach = componentwise.grown(start, v)
-    if tree_math.size(v) <= EXAMINED and not system.reverse_only:
+    if tree_math.num_unknowns(v) <= EXAMINED and not system.reverse_only:
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
         units = tolerance.units(error, v, reach)
@@ -320,7 +320,7 @@ def equation_sizes(system: System, y: Vector, residual: Vector) -> Vector:
         return bit + 1, jax.tree.map(jnp.maximum, largest, changes)
 
     # (The bit above the highest one gives equal signs.)
-    bits = tree_math.size(y).bit_length()
+    bits = tree_math.num_unknowns(y).bit_length()
     first = jnp.zeros((), jnp.int32), tree_math.zeros_like(residual)
     return tree_math.while_loop(lambda carry: carry[0] <= bits, larger, first)[1]
 
@@ -329,4 +329,4 @@ def examinable(system: System, y: Vector, forms_jacobian: bool) -> bool:
     """Whether an exact correction at the end costs little."""
     limit = DENSE_LIMIT if forms_jacobian else CONFIRMED
     able = not (system.reverse_only or system.differentiable)
-    return able and system.objective is None and tree_math.size(y) <= limit
+    return able and system.objective is None and tree_math.num_unknowns(y) <= limit

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int
 from implicax._core import componentwise, tree_math
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State, tolerance
 from implicax._solvers.curvature import flat_for_good
 from implicax._solvers.minimality import (
@@ -115,7 +115,7 @@ class AbstractTrustRegion(AbstractSolver):
                 "search has no derivative. Use derivative=ix.Implicit(), or another "
                 "solver, ix.Newton() for example."
             )
-        n, dtype = tree_math.size(y), tree_math.working_dtype(y)
+        n, dtype = tree_math.num_unknowns(y), tree_math.working_dtype(y)
         inf, no = jnp.full((), jnp.inf, dtype), jnp.full((), -1, dtype)
         scale = inverse = None
         if n <= DECOMPOSED:
@@ -151,26 +151,26 @@ class AbstractTrustRegion(AbstractSolver):
     def check(self, system: System) -> None:
         """An error unless this is a problem for the solver."""
 
-    def _slope(self, model: AbstractModel, point: Point) -> Float[Array, ""]:
+    def _slope(self, model: AbstractModel, iterate: Iterate) -> Float[Array, ""]:
         """`|D^-1 g|`; of an equation, the residual."""
-        if point.objective is None:
-            return tree_math.norm(point.residual)
-        return model.slope(point.residual)
+        if iterate.objective is None:
+            return tree_math.two_norm(iterate.residual)
+        return model.slope(iterate.residual)
 
     def step(self, system: System, state: State) -> State:
-        point, memory = state.point, state.memory
+        iterate, memory = state.iterate, state.memory
         fresh = memory.first_slope < 0
         forcing = jnp.sqrt(memory.slope / jnp.abs(memory.first_slope))
         forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
         model, scale = self._model(system, state, memory.scale, forcing)
-        size, slope = model.size(point.y), self._slope(model, point)
+        size, slope = model.size(iterate.y), self._slope(model, iterate)
         first_slope = jnp.where(fresh, slope, memory.first_slope)
         start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(memory.radius < 0, start, memory.radius)
 
-        objective = self._objective(system, point.y)
+        objective = self._objective(system, iterate.y)
         # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
-        eps, energy = tree_math.coarsest_eps(point.y), model.energy(point.y)
+        eps, energy = tree_math.coarsest_eps(iterate.y), model.energy(iterate.y)
         # (An overflow is no such error.)
         root = jnp.sqrt(jnp.abs(objective))
         noise = 10 * (eps * root * (root + jnp.sqrt(energy)) + eps**2 * energy)
@@ -187,7 +187,7 @@ class AbstractTrustRegion(AbstractSolver):
 
         def attempt(radius: Array, count: Array) -> _Trial:
             step = model.step(radius)
-            new = self._objective(system, tree_math.add(point.y, step.p))
+            new = self._objective(system, tree_math.add(iterate.y, step.p))
             change = objective - new
             ratio = change / jnp.where(step.reduction > 0, step.reduction, 1)
             # Below the rounding errors, whose estimate may be far too low (terms may
@@ -209,11 +209,11 @@ class AbstractTrustRegion(AbstractSolver):
 
         # It enters with a step that is refused: so an attempt is compiled only once.
         no, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
-        none = Step(point.y, 4 * radius, jnp.ones_like(objective), no)
+        none = Step(iterate.y, 4 * radius, jnp.ones_like(objective), no)
         entry = _Trial(4 * radius, none, objective, objective, no, zero)
         trial = tree_math.while_loop(searching, shorten, entry)
         step = trial.step
-        y = tree_math.where(trial.accepted, tree_math.add(point.y, step.p), point.y)
+        y = tree_math.where(trial.accepted, tree_math.add(iterate.y, step.p), iterate.y)
         new = system.evaluate(y)
         # The region follows the steps that were right (More 1978, sec. 5).
         right = (trial.ratio >= 0.75) | step.interior
@@ -235,12 +235,12 @@ class AbstractTrustRegion(AbstractSolver):
         )
         small = componentwise.ratio(expected, allowed(new.y, reach, self.rtol)) <= 1
         spread = model.reaction(blur)
-        floor, own = rounded(n, point.y, reach, spread), model.own()
+        floor, own = rounded(n, iterate.y, reach, spread), model.own()
         if own is not None:
             floor = floor & steady(own, memory.own)
         last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
-        level = model.levels(last, point.y) | model.levels(
-            tree_math.subtract(point.y, memory.origin), point.y
+        level = model.levels(last, iterate.y) | model.levels(
+            tree_math.subtract(iterate.y, memory.origin), iterate.y
         )
 
         begun = tree_math.where(
@@ -263,7 +263,7 @@ class AbstractTrustRegion(AbstractSolver):
         # So it is where the gradient has become much larger (then that step is taken
         # back), or where no step leads down and the Newton step is small.
         worse = nothing & ~(slope <= 10 * memory.lowest)
-        new = tree_math.where(worse, point, new)
+        new = tree_math.where(worse, iterate, new)
         slope = jnp.where(worse, memory.slope, slope)
         done = ~trial.accepted & floor | worse
         memory = _Memory(
@@ -289,25 +289,25 @@ class AbstractTrustRegion(AbstractSolver):
             own=own,
             inverse=model if isinstance(model, Spectral) else None,
         )
-        stuck = ~trial.accepted | self._at_floor(memory)
-        return state.moved(new, memory, trial.count, stuck)
+        halted = ~trial.accepted | self._at_floor(memory)
+        return state.moved(new, memory, trial.count, halted)
 
     def _at_floor(self, memory: _Memory) -> Bool[Array, ""]:
         return memory.idle >= MAX_IDLE
 
     def converged(self, state: State) -> Bool[Array, ""]:
-        if state.point.objective is None:
+        if state.iterate.objective is None:
             return super().converged(state)
         there = state.memory.small & ~state.memory.level
         if self.atol is not None:
             there = there | (
-                state.point.norm <= self.atol.astype(state.point.norm.dtype)
+                state.iterate.norm <= self.atol.astype(state.iterate.norm.dtype)
             )
         return there
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         # A least residual is no root, however well it is known.
-        if state.point.objective is None:
+        if state.iterate.objective is None:
             return jnp.zeros((), bool)
         memory = state.memory
         return self._at_floor(memory) & memory.floor & ~memory.level
@@ -318,13 +318,13 @@ class AbstractTrustRegion(AbstractSolver):
         known = outcome.status == Status.converged
         memory, status, model = state.memory, outcome.status, state.memory.inverse
         if model is not None and type(self).exact:
-            y, null = state.point.y, model.null
-            root = jnp.sqrt(2 * jnp.abs(jnp.asarray(state.point.objective)))
+            y, null = state.iterate.y, model.null
+            root = jnp.sqrt(2 * jnp.abs(jnp.asarray(state.iterate.objective)))
             size = jnp.maximum(model.size(y), root)
             blur = 10 * tree_math.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
             basis = model.vectors / model.scale[:, None]
             good = flat_for_good(
-                system, state.point, basis, null, size, blur, model.own()
+                system, state.iterate, basis, null, size, blur, model.own()
             )
             free = known & jnp.any(null) & ~good
             status = Status.where(free, Status.degenerate, status)
@@ -333,8 +333,8 @@ class AbstractTrustRegion(AbstractSolver):
         status = Status.where(~known & memory.runs, Status.unbounded, status)
         return eqx.tree_at(lambda outcome: outcome.status, outcome, status)
 
-    def why_stuck(self, state: State) -> Status:
-        objective = state.point.objective
+    def failure_reason(self, state: State) -> Status:
+        objective = state.iterate.objective
         if objective is None:
             return Status.stagnated
         known = jnp.isfinite(objective)
@@ -408,7 +408,7 @@ class TrustRegion(AbstractTrustRegion):
         return system.objective(y)
 
     def _model(self, system, state, scale, forcing):
-        y, g = state.point.y, state.point.residual
+        y, g = state.iterate.y, state.iterate.residual
         if scale is None:
             _, product = jax.linearize(system.residual, y)
             return from_product(product, g, forcing), None

@@ -229,8 +229,8 @@ class MatrixFree(AbstractModel):
     """The relative residual at which the iteration stops."""
 
     def step(self, radius: Array) -> Step:
-        g, norm = self.g, tree_math.norm(self.g)
-        limit = 2 * tree_math.size(g)
+        g, norm = self.g, tree_math.two_norm(self.g)
+        limit = 2 * tree_math.num_unknowns(g)
 
         def body(carry: tuple) -> tuple:
             p, r, d, rr, _, count = carry
@@ -238,16 +238,16 @@ class MatrixFree(AbstractModel):
             curvature = tree_math.dot(d, Bd)
             positive = curvature > 0
             alpha = rr / jnp.where(positive, curvature, 1)
-            ahead = tree_math.add(p, tree_math.scale(alpha, d))
-            stop = ~positive | (tree_math.norm(ahead) >= radius)
+            ahead = tree_math.add(p, tree_math.scaled(alpha, d))
+            stop = ~positive | (tree_math.two_norm(ahead) >= radius)
             # To the boundary: |p + t d| = radius.
             dd, pd, pp = tree_math.dot(d, d), tree_math.dot(p, d), tree_math.dot(p, p)
             root = jnp.sqrt(jnp.maximum(pd**2 + dd * (radius**2 - pp), 0))
             t = jnp.where(stop, (root - pd) / dd, alpha)
-            p = tree_math.add(p, tree_math.scale(t, d))
-            r = tree_math.add(r, tree_math.scale(t, Bd))
+            p = tree_math.add(p, tree_math.scaled(t, d))
+            r = tree_math.add(r, tree_math.scaled(t, Bd))
             rr_new = tree_math.dot(r, r)
-            d = tree_math.subtract(tree_math.scale(rr_new / rr, d), r)
+            d = tree_math.subtract(tree_math.scaled(rr_new / rr, d), r)
             return p, r, d, rr_new, stop, count + 1
 
         def going(carry: tuple) -> Array:
@@ -261,7 +261,7 @@ class MatrixFree(AbstractModel):
         p, r, *_, stop, _ = tree_math.while_loop(going, body, first)
         # With the residual `r = B p + g`, the quadratic is `(g + r).p / 2`.
         reduction = -(tree_math.dot(p, g) + tree_math.dot(p, r)) / 2
-        return Step(p, tree_math.norm(p), reduction, ~stop)
+        return Step(p, tree_math.two_norm(p), reduction, ~stop)
 
     def newton(self, step: Step) -> Vector:
         return jax.tree.map(lambda p: jnp.where(step.interior, p, jnp.inf), step.p)
@@ -270,10 +270,10 @@ class MatrixFree(AbstractModel):
         return jnp.ones((), bool)
 
     def slope(self, g: Vector) -> Float[Array, ""]:
-        return tree_math.norm(g)
+        return tree_math.two_norm(g)
 
     def size(self, y: Vector) -> Float[Array, ""]:
-        return tree_math.norm(y)
+        return tree_math.two_norm(y)
 
     def energy(self, y: Vector) -> Float[Array, ""]:
         return jnp.abs(tree_math.dot(y, self.product(y)))

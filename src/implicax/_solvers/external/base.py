@@ -23,7 +23,7 @@ class Answer(eqx.Module):
     v: Vector
     steps: Array
     """-1 where it does not tell."""
-    broke: Bool[Array, ""]
+    failed: Bool[Array, ""]
     """Whether there is no answer."""
     said: Array | None = None
     """What it said of its answer, where it had doubts: text as data (`written`), so

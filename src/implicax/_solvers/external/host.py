@@ -74,13 +74,13 @@ class Host:
                 [jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for leaf in leaves],
                 jax.ShapeDtypeStruct((), jnp.bool_),
             )
-            found, lost = jax.pure_callback(
+            found, failed = jax.pure_callback(
                 job, template, *leaves, *inputs, vmap_method="expand_dims"
             )
         else:
             # Nothing to compile, then: a new solver each time costs no more.
-            found, lost = jax.device_put(job(*leaves, *inputs))
-        return jax.tree.unflatten(treedef, found), lost
+            found, failed = jax.device_put(job(*leaves, *inputs))
+        return jax.tree.unflatten(treedef, found), failed
 
 
 class _Constants:
@@ -131,8 +131,8 @@ class _Job:
             np.stack([result[0][k] for result in results]).reshape(batch + shapes[k])
             for k in range(len(self.dtypes))
         ]
-        lost = np.asarray([result[1] for result in results]).reshape(batch)
-        return found, lost
+        failed = np.asarray([result[1] for result in results]).reshape(batch)
+        return found, failed
 
     def _lane(self, values: list[np.ndarray]) -> tuple[list[np.ndarray], bool]:
         """One lane: call the solver, keep what it says when it fails."""

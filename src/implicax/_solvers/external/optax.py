@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import componentwise, tree_math
 from implicax._core.tree_math import Vector
-from implicax._problems.equations import Point, System
+from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State, tolerance
 from implicax._solvers.external.base import library, narrow, widen
 from implicax._solvers.minimality import concluded, examine
@@ -93,39 +93,39 @@ class Optax(AbstractSolver):
             memory = self.transformation.init(widen(y))
         own = jax.tree.map(_strong, memory)
         state = State.start(system, y)
-        memory = _Memory(own, y, _change(system, state.point))
+        memory = _Memory(own, y, _change(system, state.iterate))
         return dataclasses.replace(state, memory=memory)
 
     def converged(self, state: State) -> Bool[Array, ""]:
         """Whether the gradient is small beside the change that a relative change of `y`
         makes in it, or the objective by its own size: time for a closer look."""
-        point, dtype = state.point, state.point.norm.dtype
-        eps = tree_math.coarsest_eps(point.y)
+        iterate, dtype = state.iterate, state.iterate.norm.dtype
+        eps = tree_math.coarsest_eps(iterate.y)
         rtol = eps ** (2 / 3) if self.rtol is None else self.rtol.astype(dtype)
-        size = tree_math.largest(point.y).astype(dtype)
+        size = tree_math.max_norm(iterate.y).astype(dtype)
         change = state.memory.change
         curvature = change / jnp.where(size > 0, size, 1)
-        objective = jnp.abs(jnp.asarray(point.objective, dtype))
+        objective = jnp.abs(jnp.asarray(iterate.objective, dtype))
         unit = change + jnp.sqrt(2 * objective * curvature)
-        there = (point.norm <= rtol * unit) | (point.norm == 0)
+        there = (iterate.norm <= rtol * unit) | (iterate.norm == 0)
         if self.atol is not None:
-            there = there | (point.norm <= self.atol.astype(dtype))
-        return there & jnp.isfinite(point.norm)
+            there = there | (iterate.norm <= self.atol.astype(dtype))
+        return there & jnp.isfinite(iterate.norm)
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:
         if system.differentiable:
             return outcome
-        point, origin = state.point, state.memory.origin
-        reach = componentwise.grown(componentwise.sizes(origin), point.y)
-        found = examine(system, point, origin, reach, self.rtol)
+        iterate, origin = state.iterate, state.memory.origin
+        reach = componentwise.grown(componentwise.sizes(origin), iterate.y)
+        found = examine(system, iterate, origin, reach, self.rtol)
         return concluded(outcome, found, self.atol)
 
     def step(self, system: System, state: State) -> State:
         optax = library("optax", "ix.Optax")
         update = optax.with_extra_args_support(self.transformation).update
-        point, objective = state.point, system.objective
+        iterate, objective = state.iterate, system.objective
         assert objective is not None
-        y, gradient, value = widen((point.y, point.residual, point.objective))
+        y, gradient, value = widen((iterate.y, iterate.residual, iterate.objective))
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             steps, memory = update(
                 gradient,
@@ -133,25 +133,25 @@ class Optax(AbstractSolver):
                 y,
                 value=value,
                 grad=gradient,
-                value_fn=lambda y: widen(objective(narrow(y, point.y))),
+                value_fn=lambda y: widen(objective(narrow(y, iterate.y))),
             )
             y = optax.apply_updates(y, steps)
         memory = narrow(jax.tree.map(jnp.asarray, memory), state.memory.own)
-        new = state.move(system, narrow(y, point.y))
-        change = _change(system, new.point)
+        new = state.move(system, narrow(y, iterate.y))
+        change = _change(system, new.iterate)
         memory = _Memory(memory, state.memory.origin, change)
         return dataclasses.replace(new, memory=memory)
 
 
-def _change(system: System, point: Point) -> Float[Array, ""]:
+def _change(system: System, iterate: Iterate) -> Float[Array, ""]:
     """`|H y|`, the largest component; a difference where there is no forward mode."""
-    y = jax.lax.stop_gradient(point.y)
+    y = jax.lax.stop_gradient(iterate.y)
     if system.reverse_only:
         step = tree_math.coarsest_eps(y) ** 0.5
         there = system.residual(jax.tree.map(lambda x: x * (1 + step), y))
-        gradient = jax.lax.stop_gradient(point.residual)
-        return tree_math.largest(tree_math.subtract(there, gradient)) / step
-    return tree_math.largest(jax.jvp(system.residual, (y,), (y,))[1])
+        gradient = jax.lax.stop_gradient(iterate.residual)
+        return tree_math.max_norm(tree_math.subtract(there, gradient)) / step
+    return tree_math.max_norm(jax.jvp(system.residual, (y,), (y,))[1])
 
 
 def _strong(leaf: Any) -> Array:

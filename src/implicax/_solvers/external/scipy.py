@@ -126,9 +126,9 @@ class SciPy(AbstractEngine):
         run = host(_on_host, threads=1)
         (v, steps, said), _ = run.answer(start, (inputs, job))
         # Without an answer there are no steps either.
-        broke = jnp.isnan(steps)
-        steps = jnp.where(broke, -1, steps).astype(jnp.int32)
-        return Answer(v, steps, broke, said)
+        failed = jnp.isnan(steps)
+        steps = jnp.where(failed, -1, steps).astype(jnp.int32)
+        return Answer(v, steps, failed, said)
 
     def _fitting(
         self, conditions: OptimalityConditions, v0: Vector, inputs: PyTree[Array]
