@@ -18,7 +18,7 @@ from implicax._core import tree_math
 from implicax._core.checks import match
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
-from implicax._core.user_function import check_decorated, run
+from implicax._core.user_function import call_solver, check_decorated
 from implicax._derivatives.base import AbstractDerivative, Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import CanonicalProblem, canonicalize
@@ -136,7 +136,7 @@ def implicit(
             if isinstance(solver, Host):
                 y, failed = solver.answer(*live, **options)
             else:
-                y, failed = run(solver, name, *live, **options), False
+                y, failed = call_solver(solver, name, *live, **options), False
             y, aux = _split(y, name) if has_aux else (y, None)
             v = _checked(y, canonical, name)
             if not derivative.differentiates_loop:

@@ -31,7 +31,7 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.defaults import default_solver
-from implicax._solvers.external.dispatch import engine
+from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.progress import Listener, listener
 from implicax._solvers.run import check_max_steps, check_solver, message, run
@@ -323,7 +323,7 @@ def solve(
             "problem must be an ix.AbstractProblem such as ix.Root(fn), and it is "
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
-    if isinstance(y0, AbstractSolver | Fallback) or engine(y0) is not None:
+    if isinstance(y0, AbstractSolver | Fallback) or external_solver(y0) is not None:
         raise TypeError(
             "y0 must be the first guess, and it is a solver. The order is (fn, y0, "
             "args), and the solver goes by name: solver=ix.Newton()."
@@ -345,7 +345,7 @@ def solve(
     if takes_steps and isinstance(solver, Fallback):
         solver = solver.solvers[0]
     name = _name(solver)
-    if takes_steps and engine(solver) is not None:
+    if takes_steps and external_solver(solver) is not None:
         raise TypeError(
             f"{type(derivative).__name__} takes steps of one of ix's own solvers, "
             f"and {name} is not one. Use ix.Implicit(), Neumann(terms) or "

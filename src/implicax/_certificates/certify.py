@@ -33,7 +33,7 @@ from jaxtyping import Array, Float, PyTree
 
 from implicax._certificates.certificate import Certificate
 from implicax._certificates.elasticity import elasticity
-from implicax._certificates.newton_correction import follow
+from implicax._certificates.newton_correction import newton_corrections
 from implicax._core import tree_math
 from implicax._core.checks import split_arrays
 from implicax._core.keywords import explained
@@ -41,7 +41,7 @@ from implicax._core.real_view import RealView
 from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._core.user_function import call
+from implicax._core.user_function import call_function
 from implicax._derivatives.base import Hessian, check_hessian, linearization
 from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
@@ -184,7 +184,7 @@ def prepare(
 
     def real_loss(v: Vector, arrays: PyTree[Array]) -> Array:
         y = canonical.view.from_real(v)
-        return _check_loss(call(loss, y, eqx.combine(arrays, others), "loss"))
+        return _check_loss(call_function(loss, y, eqx.combine(arrays, others), "loss"))
 
     closed_loss, loss_constants = trace(TracedFunction, real_loss, canonical.v0, arrays)
     both = (constants, loss_constants)
@@ -248,7 +248,7 @@ def certificate(
     delta = jax.tree.map(jnp.negative, solve.approximately(product, here, False))
     tangent = jax.tree.map(_varied, args)
     pushed = jax.jvp(lambda args: residual(v, args), (args,), (tangent,))[1]
-    correction = follow(
+    correction = newton_corrections(
         lambda v: residual(v, args),
         lambda v: loss(v, args),
         correct,

@@ -40,7 +40,7 @@ class Correction(eqx.Module):
     """Whether the equation and the loss are, around the target."""
 
 
-def follow(
+def newton_corrections(
     residual: Callable[[Vector], Vector],
     loss: Callable[[Vector], Array],
     correct: Callable[[Vector], Vector],

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PyTree
 
 from implicax._build_solution import OnFailure, stop_gradient
 from implicax._continuation.branch import Branch, BranchError, BranchStatus
-from implicax._continuation.pseudo_arclength import Trace, follow, turning_points
+from implicax._continuation.pseudo_arclength import Trace, follow_curve, turning_points
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, positive
 from implicax._core.keywords import explained
@@ -173,7 +173,7 @@ def _follow(
     first = jnp.append(u0 / unit, zero)
     first = jnp.where(solved, first, jnp.nan)
     lowest = (back_to - start) / span
-    trace = follow(curve, first, lowest, step, max_points, natural)
+    trace = follow_curve(curve, first, lowest, step, max_points, natural)
     rows = jax.vmap(lambda z: unravel(z[:-1] * unit))(trace.points)
     return trace, rows, start + trace.points[:, -1] * span
 

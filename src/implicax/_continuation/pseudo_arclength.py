@@ -183,7 +183,7 @@ class _Walk(eqx.Module):
     going: Bool[Array, ""]
 
 
-def follow(
+def follow_curve(
     curve: Curve,
     z: Float[Array, " N"],
     lowest: Float[Array, ""],

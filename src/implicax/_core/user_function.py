@@ -27,7 +27,7 @@ IN_JAX = (
 )
 
 
-def call(fn: Callable[..., Any], y: Any, args: Any, name: str = "fn") -> Any:
+def call_function(fn: Callable[..., Any], y: Any, args: Any, name: str = "fn") -> Any:
     """`fn(y, args)`, of a function that errors call `name`."""
     try:
         return fn(y, args)
@@ -82,7 +82,9 @@ def _mistake(
     return None
 
 
-def run(solver: Callable[..., Any], name: str, *live: Any, **options: Any) -> Any:
+def call_solver(
+    solver: Callable[..., Any], name: str, *live: Any, **options: Any
+) -> Any:
     """`solver(y0, args, **options)`, of a solver that is the user's."""
     try:
         return solver(*live, **options)

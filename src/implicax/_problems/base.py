@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import equinox as eqx
 from jaxtyping import Array, PyTree
 
-from implicax._core.user_function import IN_JAX, call
+from implicax._core.user_function import IN_JAX, call_function
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._problems.optimality_conditions import Conditions
 
@@ -77,7 +77,7 @@ class FunctionProblem(AbstractProblem):
 
     def evaluate(self, y: PyTree[Array], args: PyTree) -> tuple[Any, Any]:
         """What `fn` returns, and the auxiliary output."""
-        output = call(self.fn, y, args)
+        output = call_function(self.fn, y, args)
         if not self.has_aux:
             # Nothing at all is a wrong answer, not one that was left out.
             return () if output is None else output, None

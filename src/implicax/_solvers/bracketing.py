@@ -126,8 +126,8 @@ class AbstractBracketing(AbstractSolver):
         if n != 1:
             raise ValueError(
                 f"ix.{name} solves one real equation, and y0 has {n} real unknowns. "
-                "For many scalar equations, jax.vmap the solve of one; for a system, use "
-                "ix.Newton."
+                "For many scalar equations, jax.vmap the solve of one; for a system, "
+                "use ix.Newton."
             )
         if system.objective is not None:
             raise TypeError(

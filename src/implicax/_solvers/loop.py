@@ -245,8 +245,8 @@ def run_loop(
     if not isinstance(inverse, ApproximateInverse | None):
         raise TypeError(
             f"{type(solver).__name__}.approximate_inverse(state) must return None or "
-            "an object with a method solve(b, transposed) (ix.ApproximateInverse), and it "
-            f"returned {inverse!r}."
+            "an object with a method solve(b, transposed) (ix.ApproximateInverse), and "
+            f"it returned {inverse!r}."
         )
     outcome = SolverResult(y, status, stats, inverse)
     return solver.judged(system, last, outcome)

@@ -14,8 +14,8 @@ from implicax._core.tree_math import Vector
 from implicax._problems.equations import System
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import AbstractSolver
-from implicax._solvers.external.base import AbstractEngine, read
-from implicax._solvers.external.dispatch import engine
+from implicax._solvers.external.base import AbstractExternalSolver, read
+from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.loop import SolverResult, judge, run_loop
 from implicax._solvers.progress import Listener, counter, tell, watch
@@ -36,9 +36,9 @@ def run(
     """What `solver`, of whatever kind, makes of the conditions."""
     if isinstance(solver, Fallback):
         return _run_in_turns(conditions, solver, v0, inputs, max_steps, listen)
-    other = engine(solver)
+    other = external_solver(solver)
     if other is not None:
-        return _run_engine(conditions, other, v0, inputs, max_steps, listen)
+        return _run_external(conditions, other, v0, inputs, max_steps, listen)
     return _run(conditions, solver, v0, inputs, max_steps, differentiates_loop, listen)
 
 
@@ -59,9 +59,9 @@ def _run(
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
-def _run_engine(
+def _run_external(
     conditions: OptimalityConditions,
-    solver: AbstractEngine,
+    solver: AbstractExternalSolver,
     v0: Vector,
     inputs: PyTree[Array],
     max_steps: int,
@@ -148,7 +148,7 @@ def _better(first: SolverResult, second: SolverResult) -> SolverResult:
 
 
 def message(outcome: SolverResult) -> str:
-    """What an engine that failed, outside `jit`, said of its answer."""
+    """What an external solver that failed, outside `jit`, said of its answer."""
     said = outcome.said
     return "" if said is None or tree_math.traced(said) else read(said)
 
@@ -161,7 +161,7 @@ def check_solver(solver: Any, *, own: bool = False) -> None:
             f"to be changed. It is {solver!r}."
         )
     ours = isinstance(solver, AbstractSolver | Fallback)
-    if not ours and engine(solver) is None:
+    if not ours and external_solver(solver) is None:
         raise TypeError(
             "solver must be an ix.AbstractSolver such as ix.Newton() (an instance, not "
             "the class), ix.SciPy(method) or an optimistix solver (an optax "

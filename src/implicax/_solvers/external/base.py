@@ -13,12 +13,12 @@ from jaxtyping import Array, Bool, Float, PyTree
 from implicax._core.tree_math import Vector
 from implicax._problems.optimality_conditions import OptimalityConditions
 
-#: Bytes of what an engine says that are kept.
+#: Bytes of what a solver says that are kept.
 LENGTH = 256
 
 
-class Answer(eqx.Module):
-    """What an engine found."""
+class ExternalResult(eqx.Module):
+    """What an external solver found."""
 
     v: Vector
     steps: Array
@@ -42,7 +42,7 @@ def read(said: Array) -> str:
     return codes.rstrip(b"\0").decode(errors="ignore")
 
 
-class AbstractEngine(eqx.Module):
+class AbstractExternalSolver(eqx.Module):
     """A solver that runs to its end by itself.
 
     `rtol` and `atol` are what its answer is judged by, not what it stops at.
@@ -58,7 +58,7 @@ class AbstractEngine(eqx.Module):
         v0: Vector,
         inputs: PyTree[Array],
         max_steps: int,
-    ) -> Answer:
+    ) -> ExternalResult:
         """What it finds from `v0`."""
 
 

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from implicax._solvers.external.base import AbstractEngine
+from implicax._solvers.external.base import AbstractExternalSolver
 from implicax._solvers.external.optimistix import Optimistix, is_solver
 
 
-def engine(solver: Any) -> AbstractEngine | None:
-    """The engine that runs a solver of another library, if there is one for it."""
-    if isinstance(solver, AbstractEngine):
+def external_solver(solver: Any) -> AbstractExternalSolver | None:
+    """What runs a solver of another library, if there is one for it."""
+    if isinstance(solver, AbstractExternalSolver):
         return solver
     # A user's subclass lives elsewhere: its bases tell.
     homes = {base.__module__.partition(".")[0] for base in type(solver).__mro__}

@@ -13,15 +13,15 @@ from implicax._problems.losses import Squares
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.base import (
-    AbstractEngine,
-    Answer,
+    AbstractExternalSolver,
+    ExternalResult,
     library,
     narrow,
     widen,
 )
 
 
-class Optimistix(AbstractEngine):
+class Optimistix(AbstractExternalSolver):
     """A solver of [optimistix](https://docs.kidger.site/optimistix/), with its options.
 
     A solver that takes no options is passed as it is: `solver=optx.BFGS(rtol, atol)`.
@@ -119,7 +119,7 @@ class Optimistix(AbstractEngine):
                 throw=False,
             )
         steps = jnp.asarray(found.stats["num_steps"], jnp.int32)
-        return Answer(outside(found.value), steps, jnp.zeros((), bool))
+        return ExternalResult(outside(found.value), steps, jnp.zeros((), bool))
 
     def _problem(
         self, conditions: OptimalityConditions, system: System, v0: Vector

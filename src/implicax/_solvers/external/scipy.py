@@ -17,9 +17,13 @@ from implicax._core.tree_math import Vector
 from implicax._problems.losses import Squares
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.base import tolerance
-from implicax._solvers.external.base import AbstractEngine, Answer, written
+from implicax._solvers.external.base import (
+    AbstractExternalSolver,
+    ExternalResult,
+    written,
+)
 from implicax._solvers.external.host import host
-from implicax._solvers.external.scipy_functions import Flat, flat
+from implicax._solvers.external.scipy_functions import SciPyFunctions, scipy_functions
 from implicax._solvers.external.scipy_methods import (
     LEAST_SQUARES,
     MINIMIZE,
@@ -28,7 +32,7 @@ from implicax._solvers.external.scipy_methods import (
 )
 
 
-class SciPy(AbstractEngine):
+class SciPy(AbstractExternalSolver):
     """A method of SciPy's, on the host, with exact derivatives.
 
     The name decides which function is called:
@@ -128,7 +132,7 @@ class SciPy(AbstractEngine):
         # Without an answer there are no steps either.
         failed = jnp.isnan(steps)
         steps = jnp.where(failed, -1, steps).astype(jnp.int32)
-        return Answer(v, steps, failed, said)
+        return ExternalResult(v, steps, failed, said)
 
     def _fitting(
         self, conditions: OptimalityConditions, v0: Vector, inputs: PyTree[Array]
@@ -177,7 +181,9 @@ def _on_host(start: PyTree, args: Any) -> PyTree:
     v0, inputs = jax.tree.map(jnp.asarray, (v0, inputs))
     x0, unravel = tree_math.ravel(v0)
     try:
-        found = job.call(job, flat(job.conditions), v0, inputs, np.asarray(x0))
+        found = job.call(
+            job, scipy_functions(job.conditions), v0, inputs, np.asarray(x0)
+        )
     except Exception as error:
         nothing = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), v0)
         return nothing, np.float32(np.nan), written(f"{type(error).__name__}: {error}")
@@ -186,7 +192,9 @@ def _on_host(start: PyTree, args: Any) -> PyTree:
     return v, np.float32(found.get("nit", -1)), written(message)
 
 
-def _root(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
+def _root(
+    job: _Job, at: SciPyFunctions, v0: Vector, inputs: Any, x0: np.ndarray
+) -> Any:
     import scipy.optimize
 
     # SciPy's fixed steps go along +F, so it is given the step of the map, f(y) - y.
@@ -206,7 +214,9 @@ def _root(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
     )
 
 
-def _minimize(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
+def _minimize(
+    job: _Job, at: SciPyFunctions, v0: Vector, inputs: Any, x0: np.ndarray
+) -> Any:
     import scipy.optimize
 
     method, (uses, limit) = job.method, MINIMIZE[job.method]
@@ -234,7 +244,7 @@ def _minimize(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> A
     )
 
 
-def _fit(job: _Job, at: Flat, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
+def _fit(job: _Job, at: SciPyFunctions, v0: Vector, inputs: Any, x0: np.ndarray) -> Any:
     import scipy.optimize
 
     _, loss = at.errors(x0, v0, inputs)

@@ -13,7 +13,7 @@ from implicax._problems.losses import AbstractLoss
 from implicax._problems.optimality_conditions import OptimalityConditions
 
 
-class Flat:
+class SciPyFunctions:
     """Functions of `(x, v, inputs)`: the vector, something that has its pieces' shapes,
     and the inputs of the conditions.
 
@@ -75,6 +75,6 @@ def _rho(z: Array, loss: AbstractLoss) -> Float[Array, "3 m"]:
 
 
 @functools.lru_cache(maxsize=64)
-def flat(conditions: OptimalityConditions) -> Flat:
+def scipy_functions(conditions: OptimalityConditions) -> SciPyFunctions:
     """The functions; compiled once per computation."""
-    return Flat(conditions)
+    return SciPyFunctions(conditions)
