@@ -18,6 +18,7 @@ from implicax._continuation.branch import BranchError as BranchError
 from implicax._continuation.branch import BranchStatus as BranchStatus
 from implicax._continuation.continuation import continuation as continuation
 from implicax._continuation.fold import fold as fold
+from implicax._core.domain import AbstractDomain as AbstractDomain
 from implicax._core.solution import ConvergenceError as ConvergenceError
 from implicax._core.solution import Solution as Solution
 from implicax._core.solution import Stats as Stats

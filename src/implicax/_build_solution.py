@@ -1,5 +1,6 @@
 """From what a solver left behind to a `Solution`: one way out for all solvers."""
 
+import dataclasses
 from typing import Any, Literal
 
 import equinox as eqx
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from implicax._core import tree_math
+from implicax._core.domain import Chart
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import AbstractDerivative
@@ -30,11 +32,15 @@ def build_solution(
     """The outcome with its derivative attached; failures raise or become NaN.
 
     `solver` is what took the steps, or `None` if that is not one of ours; error
-    messages call it `name`, and quote what it `says`.
+    messages call it `name`, and quote its `message`.
     """
     failed = outcome.status != Status.converged
     concrete = not tree_math.traced(failed)
     poison = on_failure == "raise" and not concrete
+    if isinstance(canonical.view, Chart) and not derivative.differentiates_loop:
+        # What is known of the inverse is known in the chart that the solver was in.
+        canonical = canonical.recentered(outcome.y)
+        outcome = dataclasses.replace(outcome, y=canonical.v0, approximate_inverse=None)
     y, aux, objective = _differentiate(
         canonical.conditions,
         solver,

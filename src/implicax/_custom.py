@@ -105,6 +105,11 @@ def implicit(
             "has_aux is set for the problem and for the solver, and there is one place "
             "for an auxiliary output: solution.aux. Set one of them."
         )
+    if getattr(problem, "domain", None) is not None:
+        raise TypeError(
+            "A decorated solver works on arrays, and this problem has a domain. Use "
+            "ix.solve(problem, y0, args), or leave domain= out."
+        )
     derivative = Implicit() if derivative is None else derivative
     tolerances = tolerance(rtol), tolerance(atol)
     check_call(derivative, on_failure)

@@ -270,7 +270,7 @@ def least_squares(
     ```
     """
     return solve(
-        LeastSquares(fn, has_aux, loss),
+        LeastSquares(fn, has_aux, loss=loss),
         y0,
         args,
         solver=solver,

@@ -12,8 +12,8 @@ from implicax._build_solution import OnFailure, check_call, poisoned
 from implicax._certificates.certificate import Certificate
 from implicax._certificates.certify import Quantity, certificate, prepare
 from implicax._core import tree_math
+from implicax._core.domain import View
 from implicax._core.keywords import explained
-from implicax._core.real_view import RealView
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import Implicit
@@ -182,7 +182,7 @@ def certified_gradient(
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _tighten(
     quantity: Quantity,
-    view: RealView,
+    view: View,
     v0: Vector,
     args: PyTree[Array],
     solver: Any,

@@ -36,8 +36,8 @@ from implicax._certificates.elasticity import elasticity
 from implicax._certificates.newton_correction import newton_corrections
 from implicax._core import tree_math
 from implicax._core.checks import split_arrays
+from implicax._core.domain import View
 from implicax._core.keywords import explained
-from implicax._core.real_view import RealView
 from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import DENSE_LIMIT, Vector
@@ -130,6 +130,8 @@ class Quantity(eqx.Module):
     constants: tuple[list[Array], list[Array]]
     fixed: PyTree[Array]
     """The arrays of `args` that are not floating."""
+    data: PyTree[Array]
+    """What else the conditions take (`CanonicalProblem.inputs`)."""
     choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
     hessian: Hessian = eqx.field(static=True, default="exact")
 
@@ -140,7 +142,7 @@ class Quantity(eqx.Module):
 
     def inputs(self, args: PyTree[Array]) -> PyTree[Array]:
         """What the conditions take at `args`."""
-        return self.constants[0], eqx.combine(args, self.fixed)
+        return self.constants[0], (eqx.combine(args, self.fixed), self.data)
 
     def residual(self, v: Vector, args: PyTree[Array]) -> Vector:
         return self.conditions.residual(v, self.inputs(args))
@@ -172,7 +174,7 @@ def prepare(
             "fn has a VJP only (a jax.custom_vjp), and the error bar needs "
             "Jacobian-vector products. Give fn a jax.custom_jvp to certify it."
         )
-    constants, arrays = canonical.inputs
+    constants, (arrays, data) = canonical.inputs
     _, others = split_arrays(args)
     floating, fixed = eqx.partition(arrays, eqx.is_inexact_array)
 
@@ -188,12 +190,12 @@ def prepare(
 
     closed_loss, loss_constants = trace(TracedFunction, real_loss, canonical.v0, arrays)
     both = (constants, loss_constants)
-    quantity = Quantity(canonical.conditions, closed_loss, both, fixed)
+    quantity = Quantity(canonical.conditions, closed_loss, both, fixed, data)
     return canonical, quantity, floating
 
 
 def certificate(
-    quantity: Quantity, v: Vector, args: PyTree[Array], view: RealView
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
 ) -> Certificate:
     """The certificate of the gradient of `quantity` in `args`, at `v`."""
     loss, residual = quantity.loss, quantity.residual
@@ -342,7 +344,7 @@ def _condition_number(
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _compiled(
-    quantity: Quantity, v: Vector, args: PyTree[Array], view: RealView
+    quantity: Quantity, v: Vector, args: PyTree[Array], view: View
 ) -> Certificate:
     return certificate(quantity, v, args, view)
 

@@ -118,6 +118,11 @@ def covariance(
             "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "
             "robust loss. Leave the loss out, or resample (bootstrap) the data."
         )
+    if problem.domain is not None:
+        raise TypeError(
+            "The covariance is that of parameters in a vector space, and this fit has "
+            "a domain. Parametrise the domain, or resample (bootstrap) the data."
+        )
     canonical = canonicalize(problem, value, args, "value")
     conditions: Any = canonical.conditions
     v, inputs = canonical.v0, canonical.inputs

@@ -149,14 +149,14 @@ def _follow(
     natural: bool,
 ) -> tuple[Trace, Vector, Float[Array, " max_points"]]:
     """The branch in scaled coordinates, as unknowns, and its parameters."""
-    constants, (start, args) = inputs
+    constants, ((start, args), data) = inputs
     stop, back_to, step = ends
     u0, unravel = tree_math.ravel(v0)
     span = stop - start
 
     def residual(u: Array, fraction: Array) -> Array:
         parameter = start + fraction * span
-        output = conditions.residual(unravel(u), (constants, (parameter, args)))
+        output = conditions.residual(unravel(u), (constants, ((parameter, args), data)))
         return tree_math.ravel(output)[0]
 
     zero = jnp.zeros((), u0.dtype)

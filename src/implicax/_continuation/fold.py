@@ -155,10 +155,10 @@ def _null_vector(
     units do not matter.
     """
     flat, unravel = tree_math.ravel(y)
-    constants, (parameter, args) = inputs
+    constants, ((parameter, args), data) = inputs
 
     def residual(z: Array) -> Array:
-        at = constants, (z[-1].astype(parameter.dtype), args)
+        at = constants, ((z[-1].astype(parameter.dtype), args), data)
         return tree_math.ravel(conditions.residual(unravel(z[:-1]), at))[0]
 
     matrix = jax.jacfwd(residual)(jnp.append(flat, parameter))

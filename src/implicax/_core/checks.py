@@ -29,20 +29,22 @@ def split_arrays(args: PyTree) -> tuple[PyTree, PyTree]:
     return eqx.partition(jax.tree.map(promote, args), eqx.is_array)
 
 
-def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
+def check_unknown(y0: PyTree, name: str) -> PyTree:
     """`y0`, called `name`, with its leaves as arrays, or an error that says why not.
 
     A [`implicax.Solution`][] stands for its value.
     """
     if isinstance(y0, Solution):
         y0 = y0.value
-    if not jax.tree.leaves(y0):
+    if all(map(callable, jax.tree.leaves(y0))):
         raise ValueError(
             f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "
             "solve for. Pass at least one number."
         )
 
-    def check(path: Any, leaf: Any) -> Array:
+    def check(path: Any, leaf: Any) -> Any:
+        if callable(leaf):  # of a module: its activation
+            return leaf
         where = f"{name}{jax.tree_util.keystr(path)}"
         if not eqx.is_array_like(leaf):
             raise TypeError(
@@ -70,7 +72,7 @@ def check_unknown(y0: PyTree, name: str) -> PyTree[Array]:
     return jax.tree_util.tree_map_with_path(check, y0)
 
 
-def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
+def match(output: Any, y: PyTree, must: str, name: str) -> PyTree:
     """`output` with the dtypes of `y`, or an error if it does not match `y`.
 
     Errors begin with what `must` be returned, called `name`.
@@ -82,7 +84,9 @@ def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
             f"it returned {came}. {hint(output, y)}".rstrip()
         )
 
-    def check(path: Any, leaf: Array, out: Any) -> Array:
+    def check(path: Any, leaf: Any, out: Any) -> Any:
+        if callable(leaf):
+            return leaf
         where = jax.tree_util.keystr(path)
         if not eqx.is_array_like(out):
             raise TypeError(
@@ -111,7 +115,7 @@ def match(output: Any, y: PyTree[Array], must: str, name: str) -> PyTree[Array]:
     return jax.tree_util.tree_map_with_path(check, y, output)
 
 
-def hint(output: Any, y: PyTree[Array]) -> str:
+def hint(output: Any, y: PyTree) -> str:
     """What may have been meant by an output that is unlike `y`."""
     if output is None or (isinstance(output, tuple) and not output):
         return "(Is a `return` missing?)"

@@ -3,7 +3,8 @@
 Each complex leaf becomes a real leaf with a last axis of length two (real and imaginary
 part). A map that is not holomorphic has a Jacobian that is linear over the reals only;
 on the real view that is an ordinary matrix. JAX transposes the view itself, so its
-conventions for complex cotangents carry over.
+conventions for complex cotangents carry over. Functions among the leaves (those of a
+module: its activation) are no unknowns and stay what they are.
 """
 
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
 from implicax._core.tree_math import Vector
 
@@ -21,24 +22,31 @@ class RealView(eqx.Module):
 
     treedef: Any = eqx.field(static=True)
     dtypes: tuple[Any, ...] = eqx.field(static=True)
+    """Of the arrays, in their order."""
+    functions: tuple[Any, ...] = eqx.field(static=True)
+    """For each leaf `None`, or the function that it is."""
 
     @classmethod
-    def of(cls, tree: PyTree[Array]) -> "RealView":
+    def of(cls, tree: PyTree) -> "RealView":
         leaves, treedef = jax.tree.flatten(tree)
-        return cls(treedef, tuple(leaf.dtype for leaf in leaves))
+        functions = tuple(leaf if callable(leaf) else None for leaf in leaves)
+        dtypes = (leaf.dtype for leaf in leaves if not callable(leaf))
+        return cls(treedef, tuple(dtypes), functions)
 
-    def to_real(self, y: PyTree[Array]) -> Vector:
-        leaves = self.treedef.flatten_up_to(y)
+    def to_real(self, y: PyTree) -> Vector:
+        leaves = zip(self.treedef.flatten_up_to(y), self.functions, strict=True)
+        arrays = [leaf for leaf, function in leaves if function is None]
         return tuple(
             jnp.stack([leaf.real, leaf.imag], -1) if jnp.iscomplexobj(leaf) else leaf
-            for leaf in leaves
+            for leaf in arrays
         )
 
-    def from_real(self, v: Vector) -> PyTree[Array]:
-        leaves = [
+    def from_real(self, v: Vector) -> PyTree:
+        arrays = (
             jax.lax.complex(leaf[..., 0], leaf[..., 1])
             if jnp.issubdtype(dtype, jnp.complexfloating)
             else leaf
             for leaf, dtype in zip(v, self.dtypes, strict=True)
-        ]
+        )
+        leaves = [next(arrays) if f is None else f for f in self.functions]
         return jax.tree.unflatten(self.treedef, leaves)

@@ -116,7 +116,7 @@ class Solution(eqx.Module, Generic[Y]):
     def __repr__(self) -> str:
         if not tree_math.known((self.status, self.stats)):
             return "Solution(<inside a JAX transformation>)"
-        leaves = jax.tree.leaves(self.value)
+        leaves = _arrays(self.value)
         kinds = dict.fromkeys(str(leaf.dtype) for leaf in leaves)
         dtypes = f" ({', '.join(kinds)})" if tree_math.known(leaves) else ""
         shown = jax.tree.map(lambda leaf: _Shown(_short(leaf)), self.value)
@@ -143,9 +143,14 @@ class Solution(eqx.Module, Generic[Y]):
         return f", unknowns to about {max(float(error), _eps(self.value)):.0e}"
 
 
-def _eps(value: PyTree[Array]) -> float:
+def _arrays(value: PyTree) -> list[Array]:
+    """The leaves that are unknowns: all but a module's functions."""
+    return [leaf for leaf in jax.tree.leaves(value) if not callable(leaf)]
+
+
+def _eps(value: PyTree) -> float:
     """The rounding unit of the least precise leaf."""
-    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in jax.tree.leaves(value))
+    return max(float(jnp.finfo(leaf.dtype).eps) for leaf in _arrays(value))
 
 
 class _Shown(str):
@@ -171,10 +176,12 @@ def tally(status: Any, kind: Any, names: tuple[str, ...]) -> str:
     )
 
 
-def _short(x: Array) -> str:
+def _short(x: Any) -> str:
     """An array on one line; a long one, or one without values, by its shape and dtype.
     (Under `jax.grad` outside `jit`, the value of a solution has none, and its status
     has.)"""
+    if callable(x):
+        return getattr(x, "__name__", type(x).__name__)
     known = tree_math.known(x)
     values: Any = np.asarray(x) if known else x
     if values.size > 12 or not known:

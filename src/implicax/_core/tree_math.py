@@ -31,7 +31,7 @@ def traced(x: Any) -> bool:
 
 def known(tree: Any) -> bool:
     """Whether all leaves have values: not inside a transformation, nor shapes alone."""
-    leaves = jax.tree.leaves(tree)
+    leaves = [leaf for leaf in jax.tree.leaves(tree) if not callable(leaf)]
     return all(eqx.is_array_like(leaf) and not traced(leaf) for leaf in leaves)
 
 

@@ -12,7 +12,7 @@ import jax
 from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
-from implicax._core.real_view import RealView
+from implicax._core.domain import View
 from implicax._core.tree_math import Vector
 from implicax._derivatives.implicit_rule import Linearize, attach, attach_objective
 from implicax._linear.linear_solve import LinearSolve, linear_solver
@@ -51,7 +51,7 @@ class AbstractDerivative(eqx.Module):
     #: Whether steps of the solver are taken at the solution.
     uses_solver_steps: ClassVar[bool] = False
 
-    def on(self, view: RealView) -> "AbstractDerivative":
+    def on(self, view: View) -> "AbstractDerivative":
         """The same on the real view of the unknown."""
         del view
         return self

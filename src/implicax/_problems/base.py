@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import equinox as eqx
-from jaxtyping import Array, PyTree
+from jaxtyping import PyTree
 
+from implicax._core.domain import AbstractDomain
 from implicax._core.user_function import IN_JAX, call_function
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._problems.optimality_conditions import Conditions
@@ -49,18 +50,20 @@ class AbstractProblem(eqx.Module):
     structure: ClassVar[JacobianStructure] = JacobianStructure()
 
     @abc.abstractmethod
-    def conditions(self, y: PyTree[Array], args: PyTree) -> Conditions:
+    def conditions(self, y: PyTree, args: PyTree) -> Conditions:
         """What holds at a solution, at `y` and `args`: traced by JAX."""
 
 
 class FunctionProblem(AbstractProblem):
     """A problem that one function states.
 
-    `fn` is the user's function; `has_aux` says that it returns `(output, aux)`.
+    `fn` is the user's function; `has_aux` says that it returns `(output, aux)`;
+    `domain` is where the unknown is, if that is no vector space.
     """
 
     fn: Callable[[Any, Any], Any]
     has_aux: bool = eqx.field(static=True, default=False)
+    domain: Any = None
 
     def __check_init__(self):
         # (It is higher up in the house: known by what it says of itself.)
@@ -69,13 +72,18 @@ class FunctionProblem(AbstractProblem):
                 "fn must be written in JAX, which differentiates it, and ix.host makes "
                 f"a *solver* of host code. {IN_JAX}."
             )
+        if not isinstance(self.domain, AbstractDomain | None):
+            raise TypeError(
+                "domain must be None (any pytree of arrays) or an ix.AbstractDomain, "
+                f"and it is {self.domain!r}."
+            )
         if not callable(self.fn):
             raise TypeError(
                 "fn must be a function (y, args), the first argument of ix.root(fn, "
                 f"y0, args) and its kin, and it is {self.fn!r}."
             )
 
-    def evaluate(self, y: PyTree[Array], args: PyTree) -> tuple[Any, Any]:
+    def evaluate(self, y: PyTree, args: PyTree) -> tuple[Any, Any]:
         """What `fn` returns, and the auxiliary output."""
         output = call_function(self.fn, y, args)
         if not self.has_aux:

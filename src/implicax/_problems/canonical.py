@@ -17,6 +17,7 @@ from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, split_arrays
+from implicax._core.domain import Chart, View
 from implicax._core.real_view import RealView
 from implicax._core.traced_function import trace
 from implicax._core.tree_math import Vector
@@ -31,8 +32,25 @@ class CanonicalProblem(eqx.Module):
     conditions: OptimalityConditions = eqx.field(static=True)
     v0: Vector
     inputs: PyTree[Array]
-    view: RealView
+    """`(constants, (args, data))`: what the problem closes over, and the arrays of its
+    arguments; `data` comes from the solve and is not differentiated (the base point of
+    a chart)."""
+    view: View
     restore_aux: Callable[[list[Array]], Any] = eqx.field(static=True)
+
+    def recentered(self, v: Vector) -> "CanonicalProblem":
+        """With the point `v` as the origin of its chart, where it is in one.
+
+        There the implicit function theorem is applied: the tangent `d(a)` is zero,
+        and its derivative moves the point along its domain.
+        """
+        if isinstance(self.view, RealView):
+            return self
+        base = jax.lax.stop_gradient(self.view.from_real(v))
+        view = self.view.at(base)
+        constants, (arrays, _) = self.inputs
+        inputs = constants, (arrays, base)
+        return dataclasses.replace(self, v0=view.origin(), inputs=inputs, view=view)
 
 
 def canonicalize(
@@ -46,31 +64,34 @@ def canonicalize(
     not finite, and for conditions that do not match `y0`.
     """
     y0 = check_unknown(y0, name)
-    view = RealView.of(y0)
+    domain = getattr(problem, "domain", None)
+    view = RealView.of(y0) if domain is None else Chart.of(domain, y0)
+    data = () if domain is None else y0
+    v0 = view.to_real(y0) if isinstance(view, RealView) else view.origin()
     arrays, others = split_arrays(args)
     aux_others: list[Any] = []
 
-    def traced(v: Vector, arrays: PyTree[Array]) -> Conditions:
-        y = view.from_real(v)
-        said = problem.conditions(y, eqx.combine(arrays, others))
-        checked = check_conditions(said, y, view)
+    def traced(v: Vector, both: tuple[PyTree[Array], PyTree[Array]]) -> Conditions:
+        arrays, data = both
+        here = view.at(data) if isinstance(view, Chart) else view
+        reals = view.tangents if isinstance(view, Chart) else view
+        said = problem.conditions(here.from_real(v), eqx.combine(arrays, others))
+        checked = check_conditions(said, reals.from_real(v), reals)
         aux_arrays, aux_static = eqx.partition(said.aux, eqx.is_array_like)
         aux_leaves, aux_tree = jax.tree.flatten(aux_arrays)
         aux_others[:] = [aux_tree, aux_static]
         return dataclasses.replace(checked, aux=list(map(jnp.asarray, aux_leaves)))
 
-    v0 = view.to_real(y0)
+    both = arrays, data
     options = {"unknowns": len(v0), "structure": problem.structure}
-    conditions, constants = trace(OptimalityConditions, traced, v0, arrays, **options)
+    conditions, constants = trace(OptimalityConditions, traced, v0, both, **options)
     if tree_math.inside_shard_map():
         # A solution varies over the mesh as what it depends on does.
-        v0, *_ = tree_math.varied((v0, arrays, constants))
-        conditions, constants = trace(
-            OptimalityConditions, traced, v0, arrays, **options
-        )
+        v0, *_ = tree_math.varied((v0, both, constants))
+        conditions, constants = trace(OptimalityConditions, traced, v0, both, **options)
     aux_tree, aux_static = aux_others
 
     def restore_aux(leaves: list[Array]) -> Any:
         return eqx.combine(jax.tree.unflatten(aux_tree, leaves), aux_static)
 
-    return CanonicalProblem(conditions, v0, (constants, arrays), view, restore_aux)
+    return CanonicalProblem(conditions, v0, (constants, both), view, restore_aux)

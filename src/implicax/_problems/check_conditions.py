@@ -21,7 +21,7 @@ from implicax._problems.losses import Squares
 from implicax._problems.optimality_conditions import Conditions
 
 
-def check_conditions(said: Any, y: PyTree[Array], view: RealView) -> Conditions:
+def check_conditions(said: Any, y: PyTree, view: RealView) -> Conditions:
     """`said` at `y`, on the real view; an error if these are no conditions for `y`."""
     if not isinstance(said, Conditions):
         raise TypeError(
@@ -37,7 +37,7 @@ def check_conditions(said: Any, y: PyTree[Array], view: RealView) -> Conditions:
     return Conditions(errors=errors, loss=said.loss or Squares())
 
 
-def _residual(output: Any, y: PyTree[Array], view: RealView) -> Vector:
+def _residual(output: Any, y: PyTree, view: RealView) -> Vector:
     leaves, structure = jax.tree.flatten(output)
     alike = structure == jax.tree.structure(y)
     if alike and _shapes(leaves) == _shapes(jax.tree.leaves(y)):
@@ -77,7 +77,7 @@ def _residual(output: Any, y: PyTree[Array], view: RealView) -> Vector:
     return unravel(tree_math.ravel(equations)[0])
 
 
-def _objective(output: Any, y: PyTree[Array], view: RealView) -> Array:
+def _objective(output: Any, y: PyTree, view: RealView) -> Array:
     leaves = jax.tree.leaves(output)
     objective = jnp.asarray(leaves[0]) if len(leaves) == 1 else None
     floating = objective is not None and jnp.issubdtype(objective.dtype, jnp.floating)
@@ -101,7 +101,7 @@ def _objective(output: Any, y: PyTree[Array], view: RealView) -> Array:
     return objective.astype(tree_math.working_dtype(view.to_real(y)))
 
 
-def _errors(output: Any, y: PyTree[Array], view: RealView) -> Vector:
+def _errors(output: Any, y: PyTree, view: RealView) -> Vector:
     errors = jax.tree.map(jnp.asarray, output)
     leaves = jax.tree.leaves(errors)
     if sum(leaf.size for leaf in leaves) == 0:
@@ -122,4 +122,5 @@ def _errors(output: Any, y: PyTree[Array], view: RealView) -> Vector:
 
 
 def _shapes(leaves: list[Any]) -> str:
-    return ", ".join(str(jnp.shape(leaf)) for leaf in leaves) or "nothing"
+    shapes = (str(jnp.shape(leaf)) for leaf in leaves if not callable(leaf))
+    return ", ".join(shapes) or "nothing"

@@ -1,6 +1,6 @@
 """Fixed points: `y = fn(y, args)`."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import jax
 
@@ -31,4 +31,8 @@ class FixedPoint(FunctionProblem):
     def conditions(self, y, args):
         output, aux = self.evaluate(y, args)
         output = match(output, y, "fn must return a", "new iterate")
-        return Conditions(jax.tree.map(lambda y, f: y - f, y, output), aux=aux)
+        return Conditions(jax.tree.map(_minus, y, output), aux=aux)
+
+
+def _minus(y: Any, f: Any) -> Any:
+    return y if callable(y) else y - f

@@ -18,6 +18,9 @@ class LeastSquares(FunctionProblem):
       [`implicax.Welsch`][], [`implicax.Tukey`][] with a scale. (Real and imaginary
       parts of a complex error are weighed by themselves.)
 
+    - `domain`: where `y` is, if not in a vector space: an
+      [`implicax.AbstractDomain`][], such as a sphere.
+
     ```python
     import implicax as ix
 

@@ -12,6 +12,9 @@ class Minimum(FunctionProblem):
     - `fn`: takes `(y, args)`, returns a real scalar (or a pair of that and an auxiliary
       output, with `has_aux=True`).
 
+    - `domain`: where `y` is, if not in a vector space: an
+      [`implicax.AbstractDomain`][], such as a sphere.
+
     ```python
     import implicax as ix
     import jax.numpy as jnp

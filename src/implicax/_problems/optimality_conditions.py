@@ -47,7 +47,7 @@ class Conditions(eqx.Module):
     ```
     """
 
-    residual: PyTree[Array] | None = None
+    residual: Any = None
     objective: Any = None
     errors: Any = None
     loss: AbstractLoss | None = None

@@ -13,6 +13,9 @@ class Root(FunctionProblem):
       same dtype (or a pair of that and an auxiliary output, with `has_aux=True`). The
       structure and shapes of `y` are best; in others, numbers are taken in their order.
 
+    - `domain`: where `y` is, if not in a vector space: an
+      [`implicax.AbstractDomain`][], such as a sphere.
+
     ```python
     import implicax as ix
 
