@@ -254,3 +254,17 @@ def test_unknowns_that_are_zero():
     assert np.all(found.status == Status.converged)
     exact = np.polynomial.polynomial.polyfit(x, x**2 + 0.01 * x**4, 2)
     np.testing.assert_allclose(found.value, np.stack([exact] * 3), atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 1e4, 1e8])
+def test_a_point_that_newton_would_still_leave_is_left(size):
+    """The angle of a vector, as the nearest point of the circle: with large errors the
+    Gauss-Newton part converges slowly, and where it ends the exact Hessian knows better.
+    What is said to be known is known."""
+    data = size * np.array([2.0, 1.5])
+    circle = lambda t, d: jnp.stack([jnp.cos(t), jnp.sin(t)]) - d
+    found = ix.least_squares(circle, 0.1, data)
+    exact = np.arctan2(1.5, 2.0)
+    error = abs(float(found.value) - exact) / exact
+    assert error <= max(3 * float(found.stats.error), 1e-15)
+    assert float(found.stats.error) <= 4e-11

@@ -166,9 +166,19 @@ def examine(
         first = old.count == 0
         left = jnp.where(first, 1, to_come(theta))
         expected = jax.tree.map(lambda n: left.astype(n.dtype) * n, n)
-        excess = componentwise.ratio(expected, allowed(iterate.y, reach, rtol))
+        most = allowed(iterate.y, reach, rtol)
+        excess = componentwise.ratio(expected, most)
         small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
         noise = unravel(model.reaction)
+        # Known to the rounding errors of the gradient, or to what was asked for.
+        error = jax.tree.map(
+            lambda left, noise, most: jnp.maximum(
+                jnp.abs(left), jnp.minimum(noise, most)
+            ),
+            expected,
+            noise,
+            most,
+        )
         floor = ~first & (theta > 0.5) & steady(model.own, old.own)
         floor = floor & rounded(n, iterate.y, reach, noise)
         level, out = model.level(flat - start, flat)
@@ -184,10 +194,12 @@ def examine(
         more = more & jnp.isfinite(length) & (old.count < steps)
         new = system.evaluate(tree_math.add(iterate.y, n))
         more = more & jnp.isfinite(new.norm)
+        # What is expected to be left is left *after* the correction: it is taken, too.
+        moves = more | (small & ~nowhere & jnp.isfinite(new.norm))
         return _Look(
-            tree_math.where(more, new, iterate),
+            tree_math.where(moves, new, iterate),
             model.own,
-            relative(expected, iterate.y, reach).astype(dtype),
+            relative(error, iterate.y, reach).astype(dtype),
             length.astype(dtype),
             theta.astype(dtype),
             small,
@@ -255,6 +267,7 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
             o.status,
             o.stats.evaluations,
             o.stats.residual_norm,
+            o.stats.error,
         ),
         outcome,
         (
@@ -262,6 +275,7 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
             status,
             stats.evaluations + found.evaluations,
             jnp.where(good, iterate.norm, stats.residual_norm),
+            jnp.where(good, found.error.astype(stats.error.dtype), stats.error),
         ),
     )
 
