@@ -259,7 +259,7 @@ def test_unknowns_that_are_zero():
 @pytest.mark.parametrize("size", [1e-4, 1e-2, 1.0, 1e4, 1e8])
 def test_a_point_that_newton_would_still_leave_is_left(size):
     """The angle of a vector, as the nearest point of the circle: with large errors the
-    Gauss-Newton part converges slowly, and where it ends the exact Hessian knows better.
+    Gauss-Newton part converges slowly; where it ends the exact Hessian knows better.
     What is said to be known is known."""
     data = size * np.array([2.0, 1.5])
     circle = lambda t, d: jnp.stack([jnp.cos(t), jnp.sin(t)]) - d
