@@ -26,13 +26,13 @@ from implicax._core.solution import Status as Status
 from implicax._custom import custom_fixed_point as custom_fixed_point
 from implicax._custom import custom_root as custom_root
 from implicax._custom import implicit as implicit
+from implicax._derivatives.approximate import Neumann as Neumann
+from implicax._derivatives.approximate import OneStep as OneStep
+from implicax._derivatives.approximate import Phantom as Phantom
+from implicax._derivatives.approximate import Truncated as Truncated
+from implicax._derivatives.approximate import Unrolled as Unrolled
 from implicax._derivatives.base import AbstractDerivative as AbstractDerivative
-from implicax._derivatives.base import Implicit as Implicit
-from implicax._derivatives.base import Neumann as Neumann
-from implicax._derivatives.base import OneStep as OneStep
-from implicax._derivatives.base import Phantom as Phantom
-from implicax._derivatives.base import Truncated as Truncated
-from implicax._derivatives.base import Unrolled as Unrolled
+from implicax._derivatives.implicit import Implicit as Implicit
 from implicax._linear.approximate_inverse import (
     ApproximateInverse as ApproximateInverse,
 )

@@ -19,7 +19,8 @@ from implicax._core.checks import match
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
 from implicax._core.user_function import call_solver, check_decorated
-from implicax._derivatives.base import AbstractDerivative, Implicit
+from implicax._derivatives.base import AbstractDerivative
+from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import CanonicalProblem, canonicalize
 from implicax._problems.equations import System

@@ -20,7 +20,8 @@ from implicax._build_solution import (
 from implicax._core import tree_math
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
-from implicax._derivatives.base import AbstractDerivative, Implicit
+from implicax._derivatives.base import AbstractDerivative
+from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
 from implicax._problems.fixed_point import FixedPoint

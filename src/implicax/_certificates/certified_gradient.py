@@ -16,7 +16,7 @@ from implicax._core.domain import View
 from implicax._core.keywords import explained
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
-from implicax._derivatives.base import Implicit
+from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.equations import System
 from implicax._solvers.defaults import default_solver

@@ -42,7 +42,7 @@ from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._core.user_function import call_function
-from implicax._derivatives.base import Hessian, check_hessian, linearization
+from implicax._derivatives.implicit import Hessian, check_hessian, linearization
 from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
 from implicax._linear.lu import MatVec, factorise, materialize

@@ -21,7 +21,7 @@ from implicax._core.componentwise import eps
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._derivatives.base import Implicit
+from implicax._derivatives.implicit import Implicit
 from implicax._linear.lu import factorise
 from implicax._problems.canonical import canonicalize
 from implicax._problems.optimality_conditions import OptimalityConditions
