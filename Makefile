@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help primer test lint types docs bench clean
+.PHONY: help primer check test lint types docs bench clean
 
 help:  ## Show this list
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -14,7 +14,10 @@ help:  ## Show this list
 primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem; writes primer.png
 	$(BIN)/python -m implicax primer
 
-test: $(VENV)/.test  ## Run the tests
+check: $(VENV)/.test  ## Run the tests of the core, in a few minutes
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope -m core
+
+test: $(VENV)/.test  ## Run all tests
 	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 lint: $(VENV)/.lint  ## Check style, types and layers

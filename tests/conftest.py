@@ -18,12 +18,16 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # The older emitter is quicker. (XLA aborts at a flag that it does not know, and
     # later ones do not know this one.)
     QUICK += " --xla_cpu_use_fusion_emitters=false"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
-os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+#: As users compile: for a job of its own.
+OPTIMISED = os.environ.get("IMPLICAX_TEST_OPTIMISED") == "1"
+if not OPTIMISED:
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # Two workers on two cores: LAPACK's own threads would only wait for each other.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402  (LAPACK reads its environment when it is loaded)
+import jaxtyping  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -31,6 +35,35 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 cache = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+
+
+#: `make check`: the rule, the linear solves, the verdicts and the errors. Here types
+#: and shapes are checked at run time too, which takes a fifth of the time.
+CORE = (
+    "bad_input",
+    "first_mistakes",
+    "house",
+    "linear_paths",
+    "own_problems",
+    "failures",
+    "verdict",
+    "certificate",
+    "problem_library",
+)
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.stem.removeprefix("test_") in CORE:
+            item.add_marker("core")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _checked_types(request):
+    core = request.path.stem.removeprefix("test_") in CORE
+    jaxtyping.config.update("jaxtyping_disable", not core)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,21 +2,13 @@
 
 import jax
 import jax.numpy as jnp
-import jaxtyping
 import numpy as np
 import pytest
 
 import implicax as ix
 
-
-@pytest.fixture(autouse=True)
-def as_users_run():
-    """No run-time type checker and JAX's default promotion: our own words are read."""
-    before = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    with jax.numpy_dtype_promotion("standard"):
-        yield
-    jaxtyping.config.update("jaxtyping_disable", before)
+from .users import as_users_run as as_users_run
+from .users import refuses
 
 
 def difference(y, a):
@@ -25,11 +17,6 @@ def difference(y, a):
 
 def cubic(y, a):
     return y + y**3 - a
-
-
-def refuses(error, words, call, *args, **options):
-    with pytest.raises(error, match=words):
-        call(*args, **options)
 
 
 @pytest.mark.parametrize("solve", [ix.root, ix.fixed_point])

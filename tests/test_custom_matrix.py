@@ -18,9 +18,9 @@ from .derivative_matrix import (
     functions,
     transformations,
 )
+from .expectations import expected
 from .legacy import COMPILER, LEGACY, solved_by
 from .oracles import relative_error
-from .test_derivative_matrix import expected
 
 with_compiler = pytest.mark.skipif(
     COMPILER is None, reason="there is no C compiler called cc"

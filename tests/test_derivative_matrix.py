@@ -9,7 +9,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 
 from .derivative_matrix import (
@@ -17,9 +16,9 @@ from .derivative_matrix import (
     ORIGIN,
     PER_SOLVER,
     allowed,
-    entries,
     transformations,
 )
+from .expectations import expected
 from .oracles import ClosedForm, central, relative_error, unrolled
 from .problems import KINDS, SOLVERS, VARIANTS, make
 
@@ -36,22 +35,6 @@ def asked(solver: str, variant: str) -> tuple[str, ...]:
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
     names = asked(solver, variant)
     return transformations(make(kind, variant), SOLVERS[solver], names)
-
-
-@functools.cache
-def expected(kind: str, variant: str) -> dict[str, Any]:
-    case = make(kind, variant)
-    closed = ClosedForm(case)
-    args = closed.arguments(ORIGIN)
-    z, dz = closed.solve(args), closed.jacobian(ORIGIN)
-    points = np.asarray(case.points, np.float64)
-    return entries(
-        z,
-        dz,
-        closed.cotangent(z, args, case.cotangent),
-        closed.hessian(ORIGIN),
-        np.stack([closed.gradient(t) for t in points]),
-    )
 
 
 class Matrix:

@@ -16,7 +16,6 @@ import re
 import runpy
 import shlex
 import sys
-import textwrap
 import types
 from unittest import mock
 
@@ -26,6 +25,8 @@ import pytest
 import implicax as ix
 from implicax._core.advice import EQUATIONS
 
+from .pages import blocks, normalised, run
+
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/**/*.md")])
 #: A leading underscore: what an example imports. The last one is part of a page.
@@ -33,9 +34,6 @@ EXAMPLES = sorted(
     {*ROOT.glob("examples/[!_]*.py")} - {ROOT / "examples" / "two_processes.py"}
 )
 SOURCES = sorted(ROOT.glob("src/**/*.py"))
-
-BLOCK = re.compile(r"^```(\w+)([^\n]*)\n(.*?)^```\s*$", re.MULTILINE | re.DOTALL)
-ROUNDING = re.compile(r"\b(\d\.\d+e-(1[4-9]|[2-9]\d)|0\.0+e\+00)\b")
 
 
 @pytest.fixture(autouse=True)
@@ -50,22 +48,6 @@ def _as_a_reader_has_it(monkeypatch):
     yield
     for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
-
-
-def blocks(text):
-    """The (language, code) pairs of a page, in order."""
-    return [(m[1], textwrap.dedent(m[3])) for m in BLOCK.finditer(text)]
-
-
-def normalised(output):
-    return ROUNDING.sub("<rounding>", output.rstrip())
-
-
-def run(code, namespace, name):
-    output = io.StringIO()
-    with contextlib.redirect_stdout(output):
-        exec(compile(code, name, "exec"), namespace)
-    return output.getvalue()
 
 
 def run_example(path):

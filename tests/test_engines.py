@@ -16,10 +16,10 @@ import scipy.optimize
 import implicax as ix
 
 from .derivative_matrix import PER_SOLVER, transformations
+from .expectations import expected as matrix
 from .oracles import relative_error
 from .problems import make
 from .subprocesses import printed_without
-from .test_derivative_matrix import expected as matrix
 
 W = 0.2 * jnp.asarray([[1.0, -1.0, 0.5], [0.3, 0.8, -0.4], [0.6, 0.1, -0.9]])
 X = jnp.asarray([1.0, -0.5, 2.0])

@@ -16,8 +16,8 @@ import pytest
 import implicax as ix
 from implicax._problems.canonical import canonicalize
 
-from .test_bad_input import as_users_run as as_users_run
-from .test_bad_input import refuses
+from .users import as_users_run as as_users_run
+from .users import refuses
 
 
 def squared(y, a):

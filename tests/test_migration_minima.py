@@ -20,7 +20,7 @@ import numpy as np
 import optimistix
 import pytest
 
-from .test_documentation import blocks, normalised, run
+from .pages import blocks, normalised, run
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", DeprecationWarning)

@@ -20,27 +20,18 @@ from .derivative_matrix import (
     ORIGIN,
     PER_SOLVER,
     allowed,
-    entries,
     transformations,
 )
-from .oracles import central, relative_error, unrolled, unrolled_solution
-from .problems import MINIMA, Case, make, squares
+from .expectations import expected_of_a_minimum as expected
+from .expectations import oracle
+from .oracles import central, relative_error
+from .problems import MINIMA, make, squares
 
 MINIMISERS = {
     "TrustRegion": ix.TrustRegion(),
     "LevenbergMarquardt": ix.LevenbergMarquardt(),
     "Newton": ix.Newton(),
 }
-
-
-@functools.cache
-def in_double(kind: str, variant: str) -> Case:
-    """The case with its own numbers (which may be float32) taken as exact."""
-    case = make(kind, variant)
-    if variant != "float32":
-        return case
-    double = lambda tree: jax.tree.map(lambda x: x.astype(jnp.float64), tree)
-    return Case(kind, "float64", *double(case[2:]))
 
 
 #: The whole matrix once for each default, of a real unknown and of a complex one.
@@ -59,31 +50,6 @@ def asked(*program: str) -> tuple[str, ...]:
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
     case, names = make(kind, variant), asked(solver, kind, variant)
     return transformations(case, MINIMISERS[solver], names)
-
-
-@functools.cache
-def oracle(kind: str, variant: str) -> Any:
-    """The loss along the directions, its gradient, and both the solution and its
-    Jacobian."""
-    case = in_double(kind, variant)
-    loss = functools.partial(unrolled, case)
-    row = lambda t: ravel_pytree(unrolled_solution(case, case.along(t)))[0]
-    tangents = lambda t: jax.vmap(
-        lambda d: jax.jvp(row, (t,), (d,)), out_axes=(None, -1)
-    )(jnp.eye(t.size))
-    return jax.jit(loss), jax.jit(jax.grad(loss)), jax.jit(tangents)
-
-
-@functools.cache
-def expected(kind: str, variant: str) -> dict[str, Any]:
-    case = in_double(kind, variant)
-    _, gradient, tangents = oracle(kind, variant)
-    solve = functools.partial(unrolled_solution, case)
-    vjp = jax.jit(lambda args: jax.vjp(solve, args)[1](case.cotangent)[0])(case.args)
-    z, dz = map(np.asarray, tangents(jnp.asarray(ORIGIN)))
-    gradients = np.stack([gradient(t) for t in case.points])
-    hessian = central(lambda t: np.asarray(gradient(t)), ORIGIN, 5e-4)
-    return entries(z, dz, vjp, hessian, gradients)
 
 
 class Matrix:

@@ -17,10 +17,10 @@ import pytest
 import implicax as ix
 
 from .derivative_matrix import ENTRIES, PER_SOLVER, transformations
+from .expectations import expected_of_a_minimum as matrix
 from .oracles import relative_error
 from .problems import make
 from .subprocesses import printed_without
-from .test_minima_matrix import expected as matrix
 
 W = jnp.eye(3) + 0.2 * jnp.asarray(
     [[1.0, -1.0, 0.5], [0.3, 0.8, -0.4], [0.6, 0.1, -0.9]]

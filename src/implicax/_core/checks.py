@@ -36,14 +36,15 @@ def check_unknown(y0: PyTree, name: str) -> PyTree:
     """
     if isinstance(y0, Solution):
         y0 = y0.value
-    if all(map(callable, jax.tree.leaves(y0))):
+    if not jax.tree.leaves(y0):
         raise ValueError(
             f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "
             "solve for. Pass at least one number."
         )
+    module = not all(map(callable, jax.tree.leaves(y0)))
 
     def check(path: Any, leaf: Any) -> Any:
-        if callable(leaf):  # of a module: its activation
+        if callable(leaf) and module:  # its activation
             return leaf
         where = f"{name}{jax.tree_util.keystr(path)}"
         if not eqx.is_array_like(leaf):
