@@ -1,5 +1,6 @@
 """The programs that come out: no callbacks, stored, small, and not compiled twice."""
 
+import contextlib
 import copy
 import gc
 import json
@@ -440,3 +441,41 @@ def test_a_solution_without_values_is_shown():
     assert "float64[]" in shown[0]
     shapes = jax.eval_shape(lambda a: ix.root(lambda y, a: y**2 - a, 1.0, a), 4.0)
     assert "transformation" in repr(shapes)
+
+
+#: One call of each entry point, by the function that it is given.
+ENTRY_POINTS = {
+    "root": lambda f: ix.root(f, 1.0, 2.0),
+    "fixed_point": lambda f: ix.fixed_point(f, 1.0, 2.0),
+    "minimize": lambda f: ix.minimize(f, 1.0, 2.0),
+    "least_squares": lambda f: ix.least_squares(f, 1.0, 2.0),
+    "solve": lambda f: ix.solve(ix.Root(f), 1.0, 2.0),
+    "certify": lambda f: ix.certify(lambda y, a: y, ix.Root(f), 1.4, 2.0),
+    "a decorated solver": lambda f: ix.custom_root(f)(lambda y0, a: a**0.5)(1.0, 2.0),
+}
+OF_THREE = {
+    "continuation": lambda f: ix.continuation(f, 1.0, 0.0, 1.0, 1.0, max_points=9),
+    "fold": lambda f: ix.fold(f, 0.3, 0.1, 1.0),
+}
+
+
+@pytest.mark.parametrize("name", [*ENTRY_POINTS, *OF_THREE])
+def test_a_function_is_traced_once(name):
+    """What it costs to trace a network or an integrator, it costs once a call."""
+    calls = []
+
+    def square(y, a):
+        calls.append(a)
+        return 0.1 * (y**2 - a)
+
+    def arch(y, p, a):
+        calls.append(a)
+        return a * y - y**3 - p
+
+    if name in OF_THREE:
+        with contextlib.suppress(ix.ConvergenceError, ix.BranchError):
+            OF_THREE[name](arch)
+    else:
+        with contextlib.suppress(ix.ConvergenceError):
+            ENTRY_POINTS[name](square)
+    assert len(calls) == 1

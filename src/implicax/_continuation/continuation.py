@@ -17,15 +17,19 @@ from implicax._core.checks import check_unknown, positive
 from implicax._core.keywords import explained
 from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._custom import implicit
+from implicax._derivatives.implicit_rule import attach
+from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._problems.canonical import CanonicalProblem, canonicalize
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
-from implicax._solve import root
 from implicax._solvers.newton import Newton
+from implicax._solvers.run import check_solver, run
 
 Equation = Callable[[Any, Any, Any], Any]
 Method = Literal["arclength", "natural"]
+
+#: For the first point.
+MAX_STEPS = 256
 
 
 @explained
@@ -105,11 +109,9 @@ def continuation(
     step = positive("step", ": a fraction of the way from start to stop")(step)
 
     problem = Root(lambda y, both: fn(y, *both))
-    # Points are constants; what makes them differentiable is attached to them below.
-    fixed = stop_gradient((y0, start, args))
     solver = Newton() if solver is None else solver
-    first = root(problem.fn, fixed[0], fixed[1:], solver=solver, on_failure="ignore")
-    canonical = canonicalize(problem, stop_gradient(first.value), fixed[1:])
+    check_solver(solver)
+    canonical = canonicalize(problem, y0, (start, args))
     n = tree_math.num_unknowns(canonical.v0)
     if n > DENSE_LIMIT:
         raise ValueError(
@@ -121,16 +123,19 @@ def continuation(
             "fn has a VJP only (a jax.custom_vjp), and continuation needs its Jacobian "
             "by columns. Give fn a jax.custom_jvp."
         )
+    # Points are constants; what makes them differentiable is attached to them below.
+    v0, inputs, solver = stop_gradient((canonical.v0, canonical.inputs, solver))
+    first = run(canonical.conditions, solver, v0, inputs, MAX_STEPS, False)
     traced, rows, parameter = _follow(
         canonical.conditions,
-        canonical.v0,
-        canonical.inputs,
+        first.y,
+        inputs,
         stop_gradient((stop, back_to, step.astype(dtype))),
         first.status == Status.converged,
         max_points,
         method == "natural",
     )
-    branch = _attach(problem, canonical, traced, rows, parameter, start, stop, args)
+    branch = _attach(canonical, first.y, traced, rows, parameter, start, stop, args)
     failed = branch.status == BranchStatus.lost
     failed = failed | (branch.status == BranchStatus.no_start)
     if on_failure == "raise" and not tree_math.traced(failed) and bool(failed):
@@ -193,8 +198,8 @@ def _units(
 
 
 def _attach(
-    problem: Root,
     canonical: CanonicalProblem,
+    first: Vector,
     trace: Trace,
     rows: Vector,
     parameter: Array,
@@ -216,11 +221,14 @@ def _attach(
     # Unused rows repeat the start while the rule is attached: NaN there would reach the
     # derivative of all others, since in reverse mode zero times NaN is NaN.
     safe_parameter = fill(parameter, start)
-    safe_rows = jax.tree.map(lambda leaf, v: fill(leaf, v[None]), rows, canonical.v0)
-    found = implicit(problem, on_failure="ignore")(lambda y, _: y)
+    safe_rows = jax.tree.map(lambda leaf, v: fill(leaf, v[None]), rows, first)
+    conditions = canonical.conditions
+    solve = LinearSolve(Auto(), None, conditions.structure)
+    constants, ((_, arrays), data) = canonical.inputs
 
     def attached(v: Vector, p: Array) -> PyTree[Array]:
-        return found(canonical.view.from_real(v), (p, args)).value
+        inputs = constants, ((p, arrays), data)
+        return canonical.view.from_real(attach(conditions, solve, v, inputs))
 
     values = jax.vmap(attached)(safe_rows, safe_parameter)
     folds, fractions = turning_points(trace)

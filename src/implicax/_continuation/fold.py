@@ -16,7 +16,7 @@ from implicax._build_solution import (
     stop_gradient,
 )
 from implicax._core import tree_math
-from implicax._core.checks import check_unknown, match
+from implicax._core.checks import check_unknown
 from implicax._core.componentwise import eps
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Status
@@ -115,17 +115,21 @@ def fold(
         canonical.view.from_real, _null_vector(canonical.conditions, *frozen)
     )
 
+    conditions, view = canonical.conditions, canonical.view
+    constants, ((_, arrays), data) = canonical.inputs
+
     def extended(unknown: tuple, both: tuple) -> tuple:
-        (y, p, v), (c, args) = unknown, both
+        (y, p, v), (c, arrays) = unknown, both
+        inputs = constants, ((p, arrays), data)
         residual, along = jax.jvp(
-            lambda y: match(fn(y, p, args), y, "fn must return a", "residual"),
+            lambda y: view.from_real(conditions.residual(view.to_real(y), inputs)),
             (y,),
             (v,),
         )
         return residual, tree_math.dot(c, v).astype(p.dtype) - 1, along
 
     problem = Root(extended)
-    canonical = canonicalize(problem, (y0, parameter0, null), (normal, args))
+    canonical = canonicalize(problem, (y0, parameter0, null), (normal, arrays))
     v0, solver, inputs = stop_gradient((canonical.v0, solver, canonical.inputs))
     outcome = run(canonical.conditions, solver, v0, inputs, int(max_steps), False, None)
     status = _verdict(canonical.conditions, outcome.y, v0, inputs, outcome.status)
