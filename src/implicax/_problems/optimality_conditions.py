@@ -36,14 +36,8 @@ class Conditions(eqx.Module):
 
     ```python
     import implicax as ix
-    import jax.numpy as jnp
 
-    print(ix.Conditions(residual=jnp.zeros(3)))
-    ```
-    ```text
-    Conditions(
-      residual=f64[3], objective=None, errors=None, loss=None, aux=None
-    )
+    conditions = ix.Conditions(residual=0.0)
     ```
     """
 
