@@ -81,9 +81,10 @@ def rounded(
 ) -> Bool[Array, ""]:
     """Whether corrections that no longer shrink are what rounding errors leave.
 
-    Either they are small (`FLOOR`); or their component is zero as far as can be seen:
-    correction and component are both no larger than what the rounding errors of the
-    gradient make of it, `noise`, or than those of the largest `|y_i|` on the way.
+    Either they are small (`FLOOR`), or no larger than what the rounding errors of the
+    gradient make of them, `noise`; or their component is zero as far as can be seen:
+    correction and component are both no larger than the rounding errors of the largest
+    `|y_i|` on the way.
     """
     if noise is None:
         noise = jax.tree.map(jnp.zeros_like, y)
@@ -91,8 +92,7 @@ def rounded(
     def holds(n, y, reach, noise):
         eps = componentwise.eps(y)
         n, y, reach = jnp.abs(n), jnp.abs(y), 10 * eps * reach
-        zero = jnp.maximum(n, y) <= jnp.maximum(noise, reach)
-        return (n <= eps**FLOOR * y) | zero
+        return (n <= eps**FLOOR * y) | (n <= noise) | (jnp.maximum(n, y) <= reach)
 
     return componentwise.every(jax.tree.map(holds, n, y, reach, noise))
 
@@ -170,17 +170,16 @@ def examine(
         excess = componentwise.ratio(expected, most)
         small = (excess <= 1) & (first | (theta <= 0.5) | (excess <= 0.1))
         noise = unravel(model.reaction)
-        # Known to the rounding errors of the gradient, or to what was asked for.
-        error = jax.tree.map(
-            lambda left, noise, most: jnp.maximum(
-                jnp.abs(left), jnp.minimum(noise, most)
-            ),
-            expected,
-            noise,
-            most,
-        )
         floor = ~first & (theta > 0.5) & steady(model.own, old.own)
         floor = floor & rounded(n, iterate.y, reach, noise)
+
+        def known_to(left: Array, noise: Array, most: Array) -> Array:
+            """What is left, or what the rounding errors of the gradient make of it:
+            where that is within what was asked for, no more than that."""
+            noise = jnp.where(small, jnp.minimum(noise, most), noise)
+            return jnp.maximum(jnp.abs(left), noise)
+
+        error = jax.tree.map(known_to, expected, noise, most)
         level, out = model.level(flat - start, flat)
         nowhere = model.sloping | level
         size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
