@@ -307,10 +307,10 @@ def test_an_adjoint_to_start_from_saves_products_and_changes_nothing():
         jax.debug.callback(lambda: products.append(1))
         return pull(u)[0]
 
-    spent = []
+    spent, structure = [], ix.JacobianStructure(fixed_point=True)
     for guess in (None, certificate.adjoint * (1 + 1e-6), certificate.adjoint):
         products.clear()
-        solve = LinearSolve(Auto(), None, fixed_point=True, guess=guess)
+        solve = LinearSolve(Auto(), None, structure, guess)
         u = solve.adjoint(product, 2 * z)
         jax.effects_barrier()
         spent.append(len(products))
