@@ -10,7 +10,7 @@ SOURCES = sorted(ROOT.glob("src/**/*.py"))
 TESTS = sorted(ROOT.glob("tests/*.py"))
 
 #: One algorithm with its one step.
-LONG_FILES = {"trust_region.py": 420}
+LONG_FILES = {"trust_region.py": 430}
 #: One mathematical object computed in one go; docstrings do not count.
 LONG_FUNCTIONS = {
     "certificate": 113,

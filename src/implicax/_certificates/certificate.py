@@ -20,7 +20,19 @@ TRUSTED_CONTRACTION = 1 / 8
 
 
 class Certificate(eqx.Module):
-    """The a-posteriori evidence for one gradient. All fields are arrays."""
+    """The a-posteriori evidence for one gradient. All fields are arrays.
+
+    ```python
+    import implicax as ix
+
+    square = ix.Root(lambda y, a: y**2 - a)
+    certificate = ix.certify(lambda y, a: y, square, 1.414, 2.0)
+    print(certificate.ok, f"{certificate.corrected_gradient:.5f}")
+    ```
+    ```text
+    True 0.35355
+    ```
+    """
 
     gradient: PyTree[Array]
     """The implicit gradient at `value`, with the structure of `args` (`None` in the

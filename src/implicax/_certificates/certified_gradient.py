@@ -31,7 +31,21 @@ SAFETY = 2.0
 
 
 class CertifiedGradient(eqx.Module):
-    """A gradient and the evidence for it. All leaves are arrays."""
+    """A gradient and the evidence for it. All leaves are arrays.
+
+    ```python
+    import implicax as ix
+
+    square = ix.Root(lambda y, a: y**2 - a)
+    result = ix.certified_gradient(
+        lambda y, a: y, square, 1.0, 2.0, gradient_rtol=1e-3
+    )
+    print(result.met, f"{result.gradient:.3f}")
+    ```
+    ```text
+    True 0.354
+    ```
+    """
 
     gradient: PyTree[Array]
     """The implicit gradient in the floating arrays of `args`; NaN under `jit` where
@@ -54,6 +68,21 @@ class AccuracyError(ConvergenceError):
 
     The text says how far it came and why no further. `error.result` is the
     [`implicax.CertifiedGradient`][] that was reached.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    kink = ix.FixedPoint(lambda y, a: jnp.abs(y) / 2 + a)
+    try:
+        ix.certified_gradient(lambda y, a: y, kink, 1.0, 0.0, gradient_rtol=1e-3)
+    except ix.AccuracyError as error:
+        print(error.result.met)
+    ```
+    ```text
+    False
+    ```
     """
 
     def __init__(self, result: CertifiedGradient, asked: float, solver: str):

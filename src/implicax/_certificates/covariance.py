@@ -19,7 +19,21 @@ from implicax._problems.least_squares import LeastSquares
 
 
 class Covariance(eqx.Module):
-    """The covariance of the parameters of a fit. All fields are arrays."""
+    """The covariance of the parameters of a fit. All fields are arrays.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    mean = ix.LeastSquares(lambda y, data: y - data)
+    data = jnp.array([1.0, 2.0, 3.0])
+    spread = ix.covariance(mean, 2.0, data)
+    print(f"{spread.standard_errors:.4f}")
+    ```
+    ```text
+    0.5774
+    ```
+    """
 
     matrix: Float[Array, "n n"]
     """Of the parameters in a row, as `jax.flatten_util.ravel_pytree` lays out a real

@@ -11,7 +11,19 @@ from implicax._core.solution import SolveError, tally
 
 class BranchStatus(Enumeration):
     """How a continuation ended: an array-valued enumeration, as
-    [`implicax.Status`][] is."""
+    [`implicax.Status`][] is.
+
+    ```python
+    import implicax as ix
+
+    arch = lambda y, p, a: a * y - y**3 - p
+    branch = ix.continuation(arch, 1.0, 0.0, 0.3, 1.0, max_points=2)
+    print(branch.status == ix.BranchStatus.max_points_reached)
+    ```
+    ```text
+    True
+    ```
+    """
 
     reached_stop = "The branch was followed to the stop."
     turned_back = "The branch turned round and left the range at the other end."
@@ -33,6 +45,17 @@ class Branch(eqx.Module):
     """The solutions along a branch, in order: a pytree of arrays of fixed length.
 
     Of `max_points` rows the first `count` are used, and the others NaN.
+
+    ```python
+    import implicax as ix
+
+    arch = lambda y, p, a: a * y - y**3 - p
+    branch = ix.continuation(arch, 1.0, 0.0, 0.3, 1.0)
+    print(branch.status == ix.BranchStatus.reached_stop)
+    ```
+    ```text
+    True
+    ```
     """
 
     parameter: Float[Array, " max_points"]
@@ -72,6 +95,18 @@ class BranchError(SolveError):
     """A branch has no start, or was lost, outside `jax.jit`.
 
     Nothing is lost with it: `error.branch` has the points that were found.
+
+    ```python
+    import implicax as ix
+
+    try:
+        ix.continuation(lambda y, p, a: y**2 + 1, 1.0, 0.0, 1.0)
+    except ix.BranchError as error:
+        print(error.branch.status == ix.BranchStatus.no_start)
+    ```
+    ```text
+    True
+    ```
     """
 
     def __init__(self, branch: Branch):

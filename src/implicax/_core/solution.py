@@ -19,6 +19,16 @@ class Status(Enumeration):
     `solution.status == ix.Status.converged` is a boolean array; `status.name` is the
     name of a single status (of a batch, an array of names), `ix.Status[status]` its
     text.
+
+    ```python
+    import implicax as ix
+
+    none = ix.root(lambda y, a: y**2 + a, 1.0, 2.0, on_failure="ignore")
+    print(none.status == ix.Status.converged)
+    ```
+    ```text
+    False
+    ```
     """
 
     converged = "The estimated error of each unknown is within the tolerance."
@@ -40,7 +50,18 @@ class Status(Enumeration):
 
 
 class Stats(eqx.Module):
-    """Counts and sizes of one solve. All fields are arrays."""
+    """Counts and sizes of one solve. All fields are arrays.
+
+    ```python
+    import implicax as ix
+
+    stats = ix.root(lambda y, a: y**2 - a, 1.0, 2.0).stats
+    print(stats.steps, stats.evaluations, stats.error < 1e-5)
+    ```
+    ```text
+    3 4 True
+    ```
+    """
 
     steps: Int[Array, "..."]
     """Solver steps taken; -1 where the solver is not ours and does not tell."""
@@ -83,7 +104,18 @@ else:
 
 
 class Solution(eqx.Module, Generic[Y]):
-    """A solution as plain data: it passes through `jax.jit` and `jax.vmap`."""
+    """A solution as plain data: it passes through `jax.jit` and `jax.vmap`.
+
+    ```python
+    import implicax as ix
+
+    solution = ix.root(lambda y, a: y**2 - a, 1.0, 2.0)
+    print(solution.converged, f"{solution.value:.4f}")
+    ```
+    ```text
+    True 1.4142
+    ```
+    """
 
     value: Y
     """The unknown `y`, with the structure of the initial guess."""
@@ -207,6 +239,18 @@ class ConvergenceError(SolveError):
 
     The text says what happened, the last residual, and what to try. Nothing is lost:
     `error.solution` is the best effort, as `on_failure="ignore"` would return it.
+
+    ```python
+    import implicax as ix
+
+    try:
+        ix.root(lambda y, a: y**2 + a, 1.0, 2.0)
+    except ix.ConvergenceError as error:
+        print(error.solution.converged)
+    ```
+    ```text
+    False
+    ```
     """
 
     def __init__(self, solution: Solution[Any], solver: str, message: str = ""):

@@ -54,6 +54,23 @@ class Implicit(AbstractDerivative):
       holds first derivatives of the errors. That derivative is *wrong* unless the
       errors at the solution are zero (4 % to 21 % in range-only localisation);
       `ix.certify(..., hessian="gauss_newton")` says by how much.
+
+    ```python
+    import implicax as ix
+    import jax
+    import jax.numpy as jnp
+
+    def cosine(a):
+        solver, derivative = ix.Picard(), ix.Implicit()
+        return ix.fixed_point(
+            lambda y, a: jnp.cos(a * y), 0.5, a, solver=solver, derivative=derivative
+        ).value
+
+    print(f"{jax.grad(cosine)(1.0):.3f}")  # exactly: -0.297
+    ```
+    ```text
+    -0.297
+    ```
     """
 
     linear_solver: Any = eqx.field(converter=linear_solver, default="auto")

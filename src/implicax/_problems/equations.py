@@ -16,7 +16,18 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 class Iterate(eqx.Module):
-    """An iterate, and its residual."""
+    """An iterate, and its residual.
+
+    ```python
+    import implicax as ix
+
+    system = ix.System(lambda y: y**2 - 2.0)
+    print(float(system.evaluate(3.0).norm))
+    ```
+    ```text
+    7.0
+    ```
+    """
 
     y: Vector
     residual: Vector

@@ -108,7 +108,20 @@ class Huber(AbstractLoss):
 
 
 class SoftL1(AbstractLoss):
-    """Huber's loss without the corner: `rho(z) = 2 (sqrt(1 + z) - 1)`. Convex."""
+    """Huber's loss without the corner: `rho(z) = 2 (sqrt(1 + z) - 1)`. Convex.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    data = jnp.array([1.0, 1.1, 0.9, 9.0])
+    fit = ix.least_squares(lambda y, d: y - d, 1.0, data, loss=ix.SoftL1(0.2))
+    print(f"{fit.value:.2f}")
+    ```
+    ```text
+    1.09
+    ```
+    """
 
     scale: Float[Array, ""] = eqx.field(converter=positive("scale"), default=1.0)
 
@@ -117,7 +130,20 @@ class SoftL1(AbstractLoss):
 
 
 class Cauchy(AbstractLoss):
-    """`rho(z) = log(1 + z)`: outliers hardly pull. Not convex."""
+    """`rho(z) = log(1 + z)`: outliers hardly pull. Not convex.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    data = jnp.array([1.0, 1.1, 0.9, 9.0])
+    fit = ix.least_squares(lambda y, d: y - d, 1.0, data, loss=ix.Cauchy(0.2))
+    print(f"{fit.value:.2f}")
+    ```
+    ```text
+    1.00
+    ```
+    """
 
     scale: Float[Array, ""] = eqx.field(converter=positive("scale"), default=1.0)
 
@@ -126,7 +152,20 @@ class Cauchy(AbstractLoss):
 
 
 class Welsch(AbstractLoss):
-    """`rho(z) = 1 - exp(-z)`: far outliers do not pull at all. Not convex."""
+    """`rho(z) = 1 - exp(-z)`: far outliers do not pull at all. Not convex.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    data = jnp.array([1.0, 1.1, 0.9, 9.0])
+    fit = ix.least_squares(lambda y, d: y - d, 1.0, data, loss=ix.Welsch(0.2))
+    print(f"{fit.value:.2f}")
+    ```
+    ```text
+    1.00
+    ```
+    """
 
     scale: Float[Array, ""] = eqx.field(converter=positive("scale"), default=1.0)
 
@@ -138,6 +177,18 @@ class Tukey(AbstractLoss):
     """Tukey's biweight: `rho(z) = (1 - (1 - z)^3) / 3` up to `scale`, constant beyond.
 
     Outliers do not pull at all. Not convex (Beaton & Tukey 1974).
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    data = jnp.array([1.0, 1.1, 0.9, 9.0])
+    fit = ix.least_squares(lambda y, d: y - d, 1.0, data, loss=ix.Tukey(0.2))
+    print(f"{fit.value:.2f}")
+    ```
+    ```text
+    1.00
+    ```
     """
 
     scale: Float[Array, ""] = eqx.field(converter=positive("scale"), default=1.0)

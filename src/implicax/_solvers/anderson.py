@@ -93,6 +93,18 @@ class Anderson(AbstractSolver):
     - `ridge`: Tikhonov regularisation of the scaled normal equations; `None` means
       `10 eps`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    cosine = lambda y, a: jnp.cos(a * y)
+    solution = ix.fixed_point(cosine, 0.5, 1.0, solver=ix.Anderson(history=3))
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    0.7391
+    ```
     """
 
     history: int = eqx.field(static=True, default=5)

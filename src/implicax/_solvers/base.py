@@ -36,6 +36,18 @@ class State(eqx.Module):
     """Where a solver stands: a pytree of fixed structure.
 
     `memory` is the solver's own; the rest is the loop's to read.
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    system = ix.System(lambda y: y - jnp.cos(y), fixed_point=True)
+    state = ix.Picard().init(system, jnp.asarray(0.5))
+    print(state.evaluations)
+    ```
+    ```text
+    1
+    ```
     """
 
     iterate: Iterate

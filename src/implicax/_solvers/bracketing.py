@@ -279,6 +279,17 @@ class Bisection(AbstractBracketing):
     about 50 steps in float64.
 
     **Arguments:** as [`implicax.Chandrupatla`][], which needs a fifth of the steps.
+
+    ```python
+    import implicax as ix
+
+    cubic = lambda y, a: y**3 + y - a
+    solution = ix.root(cubic, 1.0, 10.0, solver=ix.Bisection(0.0, 5.0))
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    2.0000
+    ```
     """
 
     lower: Float[Array, ""] | None = eqx.field(converter=_end, default=None)

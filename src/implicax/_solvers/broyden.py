@@ -65,6 +65,18 @@ class Broyden(AbstractSolver):
 
     - `history`: the number of updates stored (two vectors each).
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    cosine = lambda y, a: jnp.cos(a * y)
+    solution = ix.fixed_point(cosine, 0.5, 1.0, solver=ix.Broyden())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    0.7391
+    ```
     """
 
     history: int = eqx.field(static=True, default=20)

@@ -26,6 +26,16 @@ class Chord(AbstractSolver):
     4096 real unknowns.
 
     **Arguments:** `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+
+    solution = ix.root(lambda y, a: y**3 + y - a, 2.1, 10.0, solver=ix.Chord())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    2.0000
+    ```
     """
 
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)

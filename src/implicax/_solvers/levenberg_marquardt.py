@@ -40,6 +40,17 @@ class LevenbergMarquardt(AbstractTrustRegion):
 
     - `rtol`: as of [`implicax.TrustRegion`][] for least squares, as of
       [`implicax.AbstractSolver`][] for roots; `atol`, `record_history`: likewise.
+
+    ```python
+    import implicax as ix
+
+    cubic = lambda y, a: y**3 + y - a
+    solution = ix.root(cubic, 1.0, 10.0, solver=ix.LevenbergMarquardt())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    2.0000
+    ```
     """
 
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)

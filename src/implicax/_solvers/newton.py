@@ -164,6 +164,16 @@ class Newton(AbstractSolver):
       (a local minimum of `|F|` that is no root), take the full step, up to ten times.
       `False` always takes `t = 1`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+
+    solution = ix.root(lambda y, a: y**3 + y - a, 1.0, 10.0, solver=ix.Newton())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    2.0000
+    ```
     """
 
     linear_solver: Any = eqx.field(converter=linear_solver, default="auto")

@@ -22,6 +22,18 @@ class Picard(AbstractSolver):
     - `damping`: the fraction of the full step taken, in `(0, 1]` as a rule; less than
       one tames oscillation (eigenvalues near -1).
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+    import jax.numpy as jnp
+
+    cosine = lambda y, a: jnp.cos(a * y)
+    solution = ix.fixed_point(cosine, 0.5, 1.0, solver=ix.Picard(damping=0.7))
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    0.7391
+    ```
     """
 
     damping: Float[Array, ""] = eqx.field(converter=fraction("damping"), default=1.0)

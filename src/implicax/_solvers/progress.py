@@ -15,7 +15,21 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 class Progress(NamedTuple):
-    """What a `progress=` callable is told after each step, and once at the end."""
+    """What a `progress=` callable is told after each step, and once at the end.
+
+    ```python
+    import implicax as ix
+
+    def listen(now):
+        if now.done:
+            print("done, residual below 1e-3:", now.residual_norm < 1e-3)
+
+    ix.root(lambda y, a: y**2 - a, 1.0, 2.0, progress=listen)
+    ```
+    ```text
+    done, residual below 1e-3: True
+    ```
+    """
 
     step: int
     max_steps: int

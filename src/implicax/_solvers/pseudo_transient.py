@@ -54,6 +54,17 @@ class PseudoTransient(AbstractSolver):
       `|y0| / |F(y0)|` (1 for `|y0|` where that is zero). Shorter is safer and slower.
     - `linear_solver`: as in [`implicax.Newton`][].
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
+
+    ```python
+    import implicax as ix
+
+    cubic = lambda y, a: y**3 + y - a
+    solution = ix.root(cubic, 1.0, 10.0, solver=ix.PseudoTransient())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    2.0000
+    ```
     """
 
     first_step: Float[Array, ""] | None = eqx.field(converter=_first_step, default=None)

@@ -382,6 +382,17 @@ class TrustRegion(AbstractTrustRegion):
       units; `None` means never.
     - `record_history`: keep the largest component of the gradient of every step in
       `solution.stats.residual_history`.
+
+    ```python
+    import implicax as ix
+
+    valley = lambda y, a: (y**2 - a) ** 2
+    solution = ix.minimize(valley, 1.0, 2.0, solver=ix.TrustRegion())
+    print(f"{solution.value:.4f}")
+    ```
+    ```text
+    1.4142
+    ```
     """
 
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)

@@ -25,6 +25,17 @@ class Host:
     """A host solver as JAX calls it: see [`implicax.host`][].
 
     `failures` holds the last messages, newest last.
+
+    ```python
+    import implicax as ix
+    import numpy as np
+
+    roots = ix.host(lambda y0, a: np.sqrt(a))
+    print(isinstance(roots, ix.Host), float(roots(1.0, 4.0)))
+    ```
+    ```text
+    True 2.0
+    ```
     """
 
     #: No problem can be made of what JAX does not see.
