@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .problems import DIRECTIONS, Case, restore
+from .cases import DIRECTIONS, Case, restore
 
 ORIGIN = np.zeros(DIRECTIONS)
 SCAN_WEIGHTS = np.array([1.0, -0.5])

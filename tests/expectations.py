@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
+from .cases import Case, make
 from .derivative_matrix import ORIGIN, entries
 from .oracles import ClosedForm, central, unrolled, unrolled_solution
-from .problems import Case, make
 
 
 @functools.cache

@@ -18,7 +18,7 @@ import scipy.optimize
 
 import implicax as ix
 
-from .problems import Case, make, restore
+from .cases import Case, make, restore
 
 COMPILER = shutil.which("cc")
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.flatten_util import ravel_pytree
 
-from .problems import MINIMA, SIZE, Case, restore, squares
+from .cases import MINIMA, SIZE, Case, restore, squares
 
 
 def central(fn: Callable[[np.ndarray], np.ndarray], t: Any, step: float) -> np.ndarray:

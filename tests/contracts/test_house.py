@@ -1,0 +1,48 @@
+"""The house: what its layout promises. (Its layers: `lint-imports`.)"""
+
+import ast
+import pathlib
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parents[2]
+SOURCES = sorted(ROOT.glob("src/**/*.py"))
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
+
+#: One algorithm with its one step.
+LONG_FILES = {"trust_region.py": 430}
+#: One mathematical object computed in one go; docstrings do not count.
+LONG_FUNCTIONS = {
+    "certificate": 113,
+    "examine": 98,
+    "covariance": 85,
+    "follow_curve": 92,
+    "implicit": 85,
+    "run_loop": 131,
+    "step": 134,
+}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_files_and_functions_are_short(path):
+    text = path.read_text()
+    assert text.count("\n") <= LONG_FILES.get(path.name, 400)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            doc = ast.get_docstring(node, clean=False) or ""
+            lines = node.end_lineno - node.lineno - doc.count("\n")
+            assert lines <= LONG_FUNCTIONS.get(node.name, 80), node.name
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
+def test_nothing_private_of_others_is_imported(path):
+    text = path.read_text()
+    for private in ("jax._src", "equinox.internal", "equinox._", "lineax._"):
+        assert private not in text
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.name)
+def test_no_test_imports_a_test(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            assert "test_" not in (node.module or "")

@@ -1,0 +1,213 @@
+"""The derivative matrix by how `J t = b` is solved, each at a size where it is.
+
+A derivative does not depend on who found the solution, but it does depend on what
+solves its linear systems. The oracle is two steps of Newton's method from the solution,
+differentiated: exact to second order, by dense linear algebra, and not ours.
+"""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import lineax as lx
+import numpy as np
+import pytest
+
+import implicax as ix
+
+from ..cases import squares
+from ..derivative_matrix import ENTRIES, PER_SOLVER, SCAN_WEIGHTS, allowed, functions
+from ..oracles import relative_error
+
+#: Above `SMALL` of `_linear/linear_solve.py`, so that matrices are not simply formed.
+LARGE, FEW = 44, 5
+
+
+class Path(NamedTuple):
+    """What leads there: a call, its solver, and a linear solver for the derivative."""
+
+    kind: str
+    solver: Any
+    linear_solver: Any = "auto"
+    size: int = LARGE
+
+
+def dense(matvec, b):
+    """A linear solver of the user's."""
+    matrix = jax.vmap(matvec, out_axes=-1)(jnp.eye(b.size, dtype=b.dtype))
+    return jnp.linalg.solve(matrix, b)
+
+
+PATHS = {
+    "direct": Path("root", ix.Newton(), size=FEW),
+    "factor reuse": Path("root", ix.Newton()),
+    "contraction": Path("fixed_point", ix.Picard()),
+    "plain refinement": Path("fixed_point", ix.Anderson()),
+    "conjugate gradients": Path("minimize", ix.TrustRegion()),
+    "GMRES": Path("root", ix.Newton(), lx.GMRES(rtol=1e-12, atol=1e-12)),
+    "the user's": Path("root", ix.Newton(), dense),
+    "minimum norm": Path("root", ix.Newton(), ix.MinimumNorm(), size=FEW),
+}
+
+
+class Large(NamedTuple):
+    """A problem as `tests.cases.Case`, with an array of any size as the unknown."""
+
+    path: Path
+    args: Any
+    directions: Any
+    cotangent: Any
+    weights: Any
+    points: Any
+    dtype: np.dtype
+
+    def start(self):
+        return jnp.zeros(self.path.size, self.dtype)
+
+    def fn(self, y, args):
+        x, W = args["x"], args["W"]
+        affine = W @ y + x
+        if self.path.kind == "fixed_point":
+            return jnp.tanh(affine)
+        if self.path.kind == "minimize":
+            energy = jnp.sum(squares(y)) / 2 - jnp.sum((x * y).real)
+            return energy + jnp.sum(squares(affine) ** 2) / 4
+        return y + y**3 / 4 - affine
+
+    def solve(self, solver, args, y0=None):
+        call = getattr(ix, self.path.kind)
+        derivative = ix.Implicit(linear_solver=self.path.linear_solver)
+        y0 = self.start() if y0 is None else y0
+        return call(self.fn, y0, args, solver=solver, derivative=derivative).value
+
+    def along(self, t):
+        moved = lambda leaf, d: leaf + jnp.tensordot(t.astype(leaf.dtype), d, axes=1)
+        return jax.tree.map(moved, self.args, self.directions)
+
+    def loss(self, y):
+        square = jnp.sum(self.weights * squares(y)) / 2
+        return square + jnp.sum((self.cotangent * y).real)
+
+
+class Oracle(Large):
+    """The same, solved by Newton's method on the real view."""
+
+    def solve(self, solver, args, y0=None):
+        del solver
+        residual = self.fn
+        if self.path.kind == "fixed_point":
+            residual = lambda y, args: y - self.fn(y, args)
+
+        def real(v, args):
+            if self.dtype.kind != "c":
+                if self.path.kind == "minimize":
+                    return jax.grad(self.fn)(v, args)
+                return residual(v, args)
+            both = lambda v: jax.lax.complex(v[: v.size // 2], v[v.size // 2 :])
+            if self.path.kind == "minimize":
+                return jax.grad(lambda v: self.fn(both(v), args))(v)
+            out = residual(both(v), args)
+            return jnp.concatenate([out.real, out.imag])
+
+        def newton(v, _):
+            return v - jnp.linalg.solve(jax.jacfwd(real)(v, args), real(v, args)), None
+
+        n = self.path.size * (2 if self.dtype.kind == "c" else 1)
+        v = jnp.zeros(n, self.weights.dtype)
+        v = jax.lax.stop_gradient(jax.lax.scan(newton, v, None, length=12)[0])
+        v = newton(newton(v, None)[0], None)[0]
+        return jax.lax.complex(v[: n // 2], v[n // 2 :]) if n > self.path.size else v
+
+
+@functools.cache
+def make(name: str, variant: str, kind: type = Large) -> Any:
+    rng, path = np.random.default_rng(3), PATHS[name]
+    dtype = np.dtype(variant)
+    if dtype.kind == "c":
+        path = path._replace(size=path.size // 2 + 1)
+    n, real = path.size, np.dtype("float32" if variant == "float32" else "float64")
+
+    def normal(*shape):
+        numbers = rng.normal(size=shape)
+        if dtype.kind == "c":
+            numbers = (numbers + 1j * rng.normal(size=shape)) / np.sqrt(2)
+        return numbers
+
+    def arguments(*lead):
+        W = 0.3 * normal(*lead, n, n) / np.sqrt(n)
+        both = {"x": 0.5 * normal(*lead, n), "W": W}
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), both)
+
+    args, directions = arguments(), arguments(3)
+    return kind(
+        path,
+        args,
+        directions,
+        jnp.asarray(normal(n), dtype),
+        jnp.asarray(rng.uniform(0.5, 1.5, n), real),
+        jnp.asarray(rng.normal(size=(SCAN_WEIGHTS.size, 3)) / 10, real),
+        dtype,
+    )
+
+
+VARIANTS = ("float64", "float32", "complex128")
+
+
+def asked(variant: str) -> tuple[str, ...]:
+    return ENTRIES if variant == "float64" else PER_SOLVER
+
+
+@functools.cache
+def expected(name: str, variant: str, entry: str) -> Any:
+    double = "float64" if variant == "float32" else variant
+    case = make(name, double, Oracle)
+    if variant == "float32":  # the numbers of the single precision case, as exact
+        narrow = lambda x: jnp.asarray(x, jnp.float32).astype(jnp.float64)
+        arrays = jax.tree.map(narrow, tuple(case[1:-1]))
+        case = Oracle(case.path, *arrays, case.dtype)
+    return jax.jit(functions(case, None)[entry])()
+
+
+ALL = [
+    (name, variant, entry)
+    for name in PATHS
+    for variant in VARIANTS
+    for entry in asked(variant)
+]
+
+
+@pytest.mark.parametrize(("name", "variant", "entry"), ALL)
+def test_entry(name, variant, entry):
+    case = make(name, variant)
+    came = jax.jit(functions(case, PATHS[name].solver)[entry])()
+    wanted = expected(name, variant, entry)
+    assert relative_error(came, wanted) <= allowed(variant)
+
+
+REVERSE = {
+    "vjp": lambda f, x: jax.vjp(f, x)[1](jnp.cos(x))[0],
+    "jacrev": lambda f, x: jax.jacrev(f)(x),
+    "vmap_of_grad": lambda f, x: jax.vmap(jax.grad(lambda x: jnp.sum(f(x) ** 2)))(
+        jnp.stack([x, 2 * x])
+    ),
+}
+
+
+@pytest.mark.parametrize("entry", REVERSE)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_reverse_only(entry, dtype):
+    """Where `fn` has a VJP and no JVP."""
+
+    @jax.custom_vjp
+    def cube(y):
+        return y**3
+
+    cube.defvjp(lambda y: (y**3, y), lambda y, g: (3 * y**2 * g,))
+    x = jnp.linspace(0.5, 2.0, LARGE, dtype=dtype)
+    solve = lambda x: ix.root(lambda y, x: cube(y) + y - x, x, x).value
+    exact = lambda x: 2 * jnp.sinh(jnp.arcsinh(1.5 * np.sqrt(3) * x) / 3) / np.sqrt(3)
+    exact = lambda x, f=exact: f(x.astype("float64"))
+    wanted = REVERSE[entry](exact, x.astype("float64"))
+    came = jax.jit(lambda x: REVERSE[entry](solve, x))(x)
+    assert relative_error(came, wanted) <= (1e-4 if dtype == "float32" else 1e-8)
