@@ -18,6 +18,7 @@ from implicax._build_solution import (
     stop_gradient,
 )
 from implicax._core import tree_math
+from implicax._core.domain import Chart
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
 from implicax._derivatives.base import AbstractDerivative
@@ -31,6 +32,7 @@ from implicax._problems.minimum import Minimum
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
 from implicax._solvers.base import AbstractSolver
+from implicax._solvers.charts import run_in_charts
 from implicax._solvers.defaults import default_solver
 from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
@@ -354,15 +356,20 @@ def solve(
         )
     inputs = canonical.inputs if derivative.differentiates_loop else frozen
     with _outside(canonical.conditions, given, (v0, solver, inputs)):
-        outcome = run(
-            canonical.conditions,
-            solver,
-            v0,
-            inputs,
-            int(max_steps),
-            derivative.differentiates_loop,
-            listen,
-        )
+        if isinstance(canonical.view, Chart) and not derivative.differentiates_loop:
+            canonical, outcome = run_in_charts(
+                canonical, solver, frozen, int(max_steps), listen
+            )
+        else:
+            outcome = run(
+                canonical.conditions,
+                solver,
+                v0,
+                inputs,
+                int(max_steps),
+                derivative.differentiates_loop,
+                listen,
+            )
     if listen is not None and not tree_math.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None

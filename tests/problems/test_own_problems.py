@@ -136,6 +136,44 @@ def test_lanes_on_the_sphere_and_their_certificate():
     assert jnp.allclose(certificate.gradient, exact, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_solution_in_the_other_half_of_the_sphere_is_found(compiled):
+    """A chart ends at the equator, where the objective has a minimum that is none."""
+    solve = lambda data: ix.solve(NEAREST, POLE, data).value
+    solve = jax.jit(solve) if compiled else solve
+    for data in (-DATA, jnp.array([-2.0, 0.1, 0.0])):
+        exact = data / jnp.linalg.norm(data)
+        assert jnp.allclose(solve(data), exact, rtol=0, atol=1e-12)
+
+
+def test_the_start_on_a_sphere_has_no_derivative():
+    start = lambda y0: ix.solve(NEAREST, y0, DATA).value[0]
+    assert jnp.array_equal(jax.grad(start)(POLE), jnp.zeros(3))
+
+
+class Nowhere(Sphere):
+    def retract(self, y, tangent):
+        return y / 0.0 + 0.0 * tangent.sum()
+
+
+class Longer(Sphere):
+    def retract(self, y, tangent):
+        return jnp.concatenate([y, tangent])
+
+
+def test_retractions_that_are_none_are_told():
+    with pytest.raises(ix.ConvergenceError, match="NaN or infinity"):
+        ix.solve(ix.Minimum(lambda y, a: y @ a, domain=Nowhere()), POLE, DATA)
+    with pytest.raises(TypeError, match=r"Longer\.retract.*like y"):
+        ix.solve(ix.Minimum(lambda y, a: y @ a, domain=Longer()), POLE, DATA)
+
+
+def test_a_zero_gradient_of_an_infinite_objective_is_no_minimum():
+    infinite = lambda y, a: jax.lax.stop_gradient(y) / 0.0
+    with pytest.raises(ix.ConvergenceError, match="NaN or infinity"):
+        ix.minimize(infinite, 1.0, 1.0)
+
+
 def test_the_least_eigenvalue_is_a_minimum_on_the_sphere():
     rayleigh = ix.Minimum(lambda y, m: y @ m @ y, domain=Sphere())
     least = lambda m: ix.solve(rayleigh, POLE, m).objective

@@ -77,7 +77,17 @@ class Chart(eqx.Module):
 
     @classmethod
     def of(cls, domain: AbstractDomain, base: PyTree) -> "Chart":
-        zero = check_unknown(domain.zero(base), f"{type(domain).__name__}.zero(y)")
+        name = type(domain).__name__
+        zero = check_unknown(domain.zero(base), f"{name}.zero(y)")
+        moved = jax.eval_shape(domain.retract, base, zero)
+        like = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), base
+        )
+        if moved != like:
+            raise TypeError(
+                f"{name}.retract(y, tangent) must return a point like y, {like}, and "
+                f"it returns {moved}."
+            )
         return cls(domain, base, RealView.of(zero))
 
     def at(self, base: PyTree) -> "Chart":

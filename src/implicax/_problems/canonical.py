@@ -21,6 +21,7 @@ from implicax._core.domain import Chart, View
 from implicax._core.real_view import RealView
 from implicax._core.traced_function import trace
 from implicax._core.tree_math import Vector
+from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._problems.base import AbstractProblem
 from implicax._problems.check_conditions import check_conditions
 from implicax._problems.optimality_conditions import Conditions, OptimalityConditions
@@ -46,7 +47,11 @@ class CanonicalProblem(eqx.Module):
         """
         if isinstance(self.view, RealView):
             return self
-        base = jax.lax.stop_gradient(self.view.from_real(v))
+        return self.at(jax.lax.stop_gradient(self.view.from_real(v)))
+
+    def at(self, base: PyTree[Array]) -> "CanonicalProblem":
+        """In the chart at `base`."""
+        assert isinstance(self.view, Chart)
         view = self.view.at(base)
         constants, (arrays, _) = self.inputs
         inputs = constants, (arrays, base)
@@ -64,6 +69,11 @@ def canonicalize(
     not finite, and for conditions that do not match `y0`.
     """
     y0 = check_unknown(y0, name)
+    if not isinstance(problem.structure, JacobianStructure):
+        raise TypeError(
+            f"{type(problem).__name__}.structure must be an ix.JacobianStructure, and "
+            f"it is {problem.structure!r}."
+        )
     domain = getattr(problem, "domain", None)
     view = RealView.of(y0) if domain is None else Chart.of(domain, y0)
     data = () if domain is None else y0

@@ -5,6 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
@@ -115,6 +116,10 @@ class System(eqx.Module):
         else:
             objective, residual = jax.value_and_grad(self.objective)(y)
         norm = tree_math.max_norm(jax.lax.stop_gradient(residual))
+        if objective is not None:
+            # A gradient that is zero, of an objective that is infinite, is no minimum.
+            known = jnp.isfinite(jax.lax.stop_gradient(objective))
+            norm = jnp.where(known, norm, jnp.nan)
         return Iterate(y, residual, norm, objective, self.fixed_point)
 
     def jacobian(self, y: Vector) -> Float[Array, "n n"]:

@@ -70,6 +70,11 @@ class Host:
         """The solver's answer, and whether it failed."""
         y0 = check_unknown(y0, "y0")
         leaves, treedef = jax.tree.flatten(y0)
+        if any(map(callable, leaves)):
+            raise TypeError(
+                "A host solver takes and returns arrays, and y0 holds functions (of a "
+                "module?). Pass its arrays, for example by eqx.partition."
+            )
         arrays, others = split_arrays((args, options))
         inputs, inputs_treedef = jax.tree.flatten(arrays)
         job = _Job(
