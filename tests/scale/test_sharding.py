@@ -84,7 +84,7 @@ def test_meshes_that_keep_account(found, name, place):
 PAGE = """
 import pathlib
 import jax
-from tests.test_documentation import check_page
+from tests.docs.test_documentation import check_page
 assert jax.device_count() == 8
 page = pathlib.Path("docs/many-devices.md")
 check_page(page.read_text(), str(page))
