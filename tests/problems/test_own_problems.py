@@ -190,6 +190,9 @@ def test_domains_that_are_not_there_yet_say_so():
         ix.implicit(NEAREST)
     with pytest.raises(TypeError, match="domain"):
         ix.covariance(NEAREST, DATA, DATA)
+    loss = lambda y, data: y[0]
+    with pytest.raises(TypeError, match=r"domain.*ix\.certify"):
+        ix.certified_gradient(loss, NEAREST, POLE, DATA, gradient_rtol=1e-6)
 
 
 def test_a_module_is_an_unknown():

@@ -167,6 +167,11 @@ def certified_gradient(
             "gradient_rtol must be a number between 0 and 1 (1e-6: six digits of the "
             f"gradient), not {gradient_rtol!r}."
         )
+    if getattr(problem, "domain", None) is not None:
+        raise TypeError(
+            "certified_gradient tightens a solve in a vector space, and this problem "
+            "has a domain. Use ix.solve(problem, y0, args), then ix.certify."
+        )
     canonical, quantity, floating = prepare(loss, problem, y0, args, "y0")
     if solver is None:
         solver = default_solver(canonical.conditions)

@@ -14,7 +14,7 @@ from implicax._problems.losses import Squares
 from implicax._solvers.base import State, tolerance
 from implicax._solvers.curvature import gauss_newton
 from implicax._solvers.minimality import concluded, examine
-from implicax._solvers.trust_region import AbstractTrustRegion
+from implicax._solvers.trust_region_base import AbstractTrustRegion
 from implicax._solvers.trust_region_subproblem import (
     Spectral,
     from_jacobian,
