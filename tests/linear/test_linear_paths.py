@@ -21,7 +21,7 @@ from ..derivative_matrix import ENTRIES, PER_SOLVER, SCAN_WEIGHTS, allowed, func
 from ..oracles import relative_error
 
 #: Above `SMALL` of `_linear/linear_solve.py`, so that matrices are not simply formed.
-LARGE, FEW = 44, 5
+LARGE, FEW = 132, 5
 
 
 class Path(NamedTuple):

@@ -294,10 +294,10 @@ def test_a_factorisation_solves_both_ways(n):
 
 
 def test_an_adjoint_to_start_from_saves_products_and_changes_nothing():
-    W = np.random.default_rng(0).normal(size=(60, 60)) * 0.9 / np.sqrt(60)
-    args = jnp.asarray(W), jnp.ones(60)
+    W = np.random.default_rng(0).normal(size=(150, 150)) * 0.9 / np.sqrt(150)
+    args = jnp.asarray(W), jnp.ones(150)
     fn = lambda z, a: jnp.tanh(a[0] @ z + a[1])
-    z = ix.fixed_point(fn, jnp.zeros(60), args, solver=ix.Newton()).value
+    z = ix.fixed_point(fn, jnp.zeros(150), args, solver=ix.Newton()).value
     loss = lambda z, a: jnp.sum(z**2)
     certificate = ix.certify(loss, ix.FixedPoint(fn), z, args)
     _, pull = jax.vjp(lambda z: z - fn(z, args), z)
@@ -318,10 +318,10 @@ def test_an_adjoint_to_start_from_saves_products_and_changes_nothing():
     assert spent[0] > 1.5 * spent[1] > 1.5 * spent[2] == 1.5
 
     def gradient(derivative):
-        solve = lambda a: ix.fixed_point(fn, jnp.zeros(60), a, derivative=derivative)
+        solve = lambda a: ix.fixed_point(fn, jnp.zeros(150), a, derivative=derivative)
         return jax.grad(lambda a: loss(solve(a).value, a))(args)
 
-    for guess in (certificate.adjoint, jnp.ones(60)):
+    for guess in (certificate.adjoint, jnp.ones(150)):
         for got, exact in zip(
             gradient(ix.Implicit(adjoint=guess)), certificate.gradient, strict=True
         ):

@@ -274,10 +274,10 @@ def test_the_units_of_equations_change_nothing_for_newton():
 def test_nan_survives_the_largest_of_many(n):
     for x in (np.ones(n), np.ones((2, n))):
         x[..., -7] = np.nan
-        over = jax.jit(lambda x: tree_math.maximum(x, -1))
+        over = jax.jit(lambda x: tree_math.max_abs(x, -1))
         assert np.all(np.isnan(over(x)))
     assert np.isnan(jax.jit(tree_math.max_norm)((jnp.asarray(x),)))
-    assert np.all(np.isnan(jax.jit(jax.vmap(tree_math.maximum))(jnp.asarray(x))))
+    assert np.all(np.isnan(jax.jit(jax.vmap(tree_math.max_abs))(jnp.asarray(x))))
 
 
 def test_nan_in_one_of_five_thousand_is_no_solution():

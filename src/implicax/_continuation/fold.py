@@ -166,9 +166,9 @@ def _null_vector(
         return tree_math.ravel(conditions.residual(unravel(z[:-1]), at))[0]
 
     matrix = jax.jacfwd(residual)(jnp.append(flat, parameter))
-    columns = _unit_or_one(tree_math.maximum(jnp.abs(matrix), axis=0))
+    columns = _unit_or_one(tree_math.max_abs(matrix, axis=0))
     matrix = matrix / columns[None, :]
-    rows = _unit_or_one(tree_math.maximum(jnp.abs(matrix), axis=1))
+    rows = _unit_or_one(tree_math.max_abs(matrix, axis=1))
     _, _, singular = jnp.linalg.svd(matrix / rows[:, None])
     scaled = singular[-1, :-1]
     v, c = scaled / columns[:-1], scaled * columns[:-1]
@@ -221,7 +221,7 @@ def _verdict(
     def correction(nudge: Array) -> Array:
         return jnp.abs(inverse @ residual(flat * (1 + unit * nudge)))
 
-    noise = tree_math.maximum(jax.vmap(correction)(nudges), axis=0)
+    noise = tree_math.max_abs(jax.vmap(correction)(nudges), axis=0)
     terms = jnp.abs(inverse) @ (jnp.abs(matrix) @ jnp.abs(flat))
     noise = jnp.maximum(noise, 4 * unit * terms)
     # ... and how far from it Newton's method is to start, which must be near.

@@ -94,7 +94,7 @@ class _Correction(eqx.Module):
 def _newton(curve: Curve, z: Array, predicted: Array, c: Array) -> _Correction:
     residual = jnp.append(curve(z), jnp.dot(c, z - predicted))
     matrix = jnp.concatenate([jax.jacfwd(curve)(z), c[None]])
-    scale = tree_math.maximum(jnp.abs(matrix), axis=1)
+    scale = tree_math.max_abs(matrix, axis=1)
     scale = jnp.where(scale > 0, scale, 1)
     lu, pivots, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
     last = jnp.zeros_like(z).at[-1].set(1)
@@ -129,7 +129,7 @@ def _correct(curve: Curve, predicted: Array, c: Array) -> _Corrected:
 
     def newton(at: _Corrected) -> _Corrected:
         new = _newton(curve, at.z, predicted, c)
-        size = tree_math.maximum(jnp.abs(new.step) / _sizes(at.z))
+        size = tree_math.max_abs(new.step / _sizes(at.z))
         # Below `enough` the ratio is one of rounding errors.
         ratio = jnp.where(size > enough, size / at.size, 0)
         contraction = jnp.maximum(at.contraction, ratio)

@@ -53,6 +53,17 @@ def ratio(d: Vector, y: Vector) -> Float[Array, ""]:
     return tree_math.max_norm(quotients(d, y))
 
 
+def ratios(*pairs: tuple[Vector, Vector]) -> tuple[Float[Array, ""], ...]:
+    """`ratio` of each pair, in one reduction: what a compiler has to make of several is
+    a good part of a small program."""
+    dtype, largest = tree_math.working_dtype(pairs), []
+    for leaves in zip(*(jax.tree.leaves(quotients(*p)) for p in pairs), strict=True):
+        stacked = jnp.stack(leaves)
+        axes = tuple(range(1, stacked.ndim))
+        largest.append(tree_math.max_abs(stacked, axes).astype(dtype))
+    return tuple(functools.reduce(jnp.maximum, largest))
+
+
 def every(x: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:
     """Whether all entries of a pytree of truth values hold."""
     parts = [leaf.all() for leaf in jax.tree.leaves(x)]

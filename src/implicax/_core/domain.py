@@ -98,7 +98,7 @@ class Chart(eqx.Module):
         """The real vector of `base`."""
         zero = self.tangents.to_real(check_unknown(self.domain.zero(self.base), "zero"))
         leaves = jax.lax.stop_gradient(jax.tree.leaves(self.base))
-        sizes = [tree_math.maximum(jnp.abs(leaf)) for leaf in leaves]
+        sizes = [tree_math.max_abs(leaf) for leaf in leaves]
         if len(sizes) != len(zero):
             sizes = [tree_math.max_norm(sizes)] * len(zero)
         return tuple(

@@ -44,7 +44,7 @@ from implicax._linear.minimum_norm import MinimumNorm
 
 #: Up to here a dense factorisation beats an iteration that may have to fall back on it
 #: (measured on CPU), ...
-SMALL = 40
+SMALL = 128
 #: ... and up to here one that will not. (The lanes of a `vmap` iterate as long as the
 #: slowest.)
 TINY = 8

@@ -33,7 +33,7 @@ class LUFactors(eqx.Module):
     @property
     def max_abs(self) -> Float[Array, ""]:
         """The largest entry of `J`."""
-        return tree_math.maximum(self.scale)
+        return tree_math.max_abs(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
         """`J^-1 b`, or `J^-T b`."""
@@ -119,7 +119,7 @@ def eliminate(
 def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     """The largest absolute entry of each row."""
     # By columns, which is how the matrix was made: no transposed copy.
-    largest = tree_math.maximum(jnp.abs(matrix.T), axis=0)
+    largest = tree_math.max_abs(matrix.T, axis=0)
     return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 
@@ -131,8 +131,10 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     *scaled*, `diag(1, 1e-20)`, is not called singular.
     """
     threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
-    columns = tree_math.maximum(jnp.abs(jnp.triu(lu)), axis=0)
-    return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > threshold * columns)
+    row, column = (jax.lax.broadcasted_iota(jnp.int32, lu.shape, axis) for axis in (0, 1))
+    parts = jnp.where(jnp.stack([row == column, row <= column]), lu[None], 0)
+    pivots, columns = tree_math.max_abs(parts, axis=1)
+    return ~jnp.all(pivots > threshold * columns)
 
 
 def materialize(

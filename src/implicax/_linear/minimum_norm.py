@@ -74,7 +74,7 @@ class MinimumNorm(eqx.Module):
         left, values, right = jnp.linalg.svd(matrix)
         eps = tree_math.coarsest_eps(b)
         rcond = eps**0.5 if self.rcond is None else self.rcond
-        kept = values > rcond * tree_math.maximum(values)
+        kept = values > rcond * tree_math.max_abs(values)
         inverse = jnp.where(kept, 1 / jnp.where(kept, values, 1), 0)
         t = (inverse * (flat @ left)) @ right
         return unravel(t), tree_math.max_norm(flat - matrix @ t)

@@ -16,7 +16,7 @@ from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._linear.approximate_inverse import ApproximateInverse
 from implicax._problems.equations import Iterate, System
-from implicax._solvers.termination import Tolerance, relative, vanishes
+from implicax._solvers.termination import Tolerance, relative
 
 #: A secant tells of the place where it ends if no unknown has moved by more than
 #: `eps**NEAR` of itself.
@@ -251,7 +251,7 @@ class AbstractSolver(eqx.Module):
         there = (
             there & jnp.isfinite(iterate.norm) & (state.moved_by <= self._near(iterate))
         )
-        return there | vanishes(iterate.residual) | self.absolute(iterate)
+        return there | (iterate.norm == 0) | self.absolute(iterate)
 
     def _near(self, iterate: Iterate) -> Array | float:
         """How far a step may lead whose secant tells of where it ends."""
@@ -269,7 +269,7 @@ class AbstractSolver(eqx.Module):
     def error(self, state: State) -> Float[Array, ""]:
         """The largest estimated relative error of an unknown."""
         found = relative(state.error, state.iterate.y, state.reach)
-        return jnp.where(vanishes(state.iterate.residual), 0, found)
+        return jnp.where(state.iterate.norm == 0, 0, found)
 
     def measure(self, state: State) -> Float[Array, ""]:
         """The residual in one number, by which progress is judged."""
@@ -303,7 +303,7 @@ def _without_noise(error: Vector, state: State) -> Vector:
     rounding errors of the largest one in their leaf and have stopped falling."""
 
     def keep(error: Array, residual: Array, y: Array, idle: Array) -> Array:
-        floor = NOISE * componentwise.eps(y) * tree_math.maximum(jnp.abs(y))
+        floor = NOISE * componentwise.eps(y) * tree_math.max_abs(y)
         return jnp.where((idle >= IDLE) & (jnp.abs(residual) <= floor), 0, error)
 
     iterate = jax.lax.stop_gradient(state.iterate)

@@ -15,7 +15,7 @@ from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State, tolerance
-from implicax._solvers.termination import relative, vanishes
+from implicax._solvers.termination import relative
 
 #: The search for a bracket starts this far from the guess, relative to its size.
 FIRST_REACH = 0.02
@@ -219,13 +219,13 @@ class AbstractBracketing(AbstractSolver):
 
     def error(self, state: State) -> Float[Array, ""]:
         error = relative(state.memory.correction, state.iterate.y, state.reach)
-        return jnp.where(vanishes(state.iterate.residual), 0, error)
+        return jnp.where(state.iterate.norm == 0, 0, error)
 
     def converged(self, state: State) -> Bool[Array, ""]:
         iterate, memory = state.iterate, state.memory
         units = self.tolerance.units(memory.correction, iterate.y, state.reach)
         there = (units <= 1) & memory.inward & jnp.isfinite(iterate.norm)
-        return there | vanishes(iterate.residual) | self.absolute(iterate)
+        return there | (iterate.norm == 0) | self.absolute(iterate)
 
     def at_rounding_error(self, state: State) -> Bool[Array, ""]:
         # The ends have met. Of a root, that is: at a pole the sign changes too, but the

@@ -90,7 +90,7 @@ def lost_in(values: Array) -> Float[Array, ""]:
     """Eigenvalues or singular values of this size are rounding errors, of the
     decomposition and of the entries."""
     eps = jnp.finfo(values.dtype).eps
-    return 10 * values.size * eps * tree_math.maximum(jnp.abs(values))
+    return 10 * values.size * eps * tree_math.max_abs(values)
 
 
 def unit_diagonal(matrix: Array) -> Float[Array, " n"]:

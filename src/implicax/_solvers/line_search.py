@@ -1,6 +1,7 @@
 """Backtracking line search for Newton's direction."""
 
 from collections.abc import Callable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -21,7 +22,7 @@ class Trial(eqx.Module):
 
     length: Float[Array, ""]
     iterate: Iterate
-    remainder: Vector
+    found: Any
     """What is left of the correction there, as `look` sees it."""
     evaluations: Int[Array, ""]
     rejected: Bool[Array, ""]
@@ -32,7 +33,8 @@ def backtrack(
     iterate: Iterate,
     direction: Vector,
     units: Vector,
-    look: Callable[[Iterate], tuple[Vector, Bool[Array, ""]]],
+    look: Callable[[Iterate], tuple[Any, Bool[Array, ""]]],
+    nothing: Any,
     leap: Vector,
     forced: Bool[Array, ""],
 ) -> Trial:
@@ -63,19 +65,19 @@ def backtrack(
         t = jnp.where(last, 1, trial.length / 2)
         y = tree_math.where(last, leap, move(frozen, along, t))
         new = jax.lax.stop_gradient(system.evaluate(y))
-        remainder, nearer = look(new)
+        found, nearer = look(new)
         falls = square(new.residual) <= (1 - 1e-4 * t) ** 2 * first
         finite = jnp.isfinite(new.norm)
         accepted = finite & (falls | nearer | forced) & ~last
         count = trial.evaluations + 1
-        return Trial(t, new, jax.lax.stop_gradient(remainder), count, ~accepted)
+        return Trial(t, new, found, count, ~accepted)
 
     def searching(trial: Trial) -> Bool[Array, ""]:
         return trial.rejected & (trial.evaluations <= MAX_HALVINGS)
 
     # It enters at twice the full step: so the residual is compiled here only once.
     two, zero = jnp.full((), 2, iterate.norm.dtype), jnp.zeros((), jnp.int32)
-    trial = Trial(two, frozen, along, zero, jnp.ones((), bool))
+    trial = Trial(two, frozen, nothing, zero, jnp.ones((), bool))
     trial = tree_math.while_loop(searching, halve, trial)
     if not system.differentiable:
         return trial

@@ -25,13 +25,12 @@ from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.termination import (
     FLOOR,
-    MONOTONE,
-    contraction,
+    believable,
+    corrections,
+    halved,
     magnitude,
-    natural,
-    relative,
     rounded,
-    vanishes,
+    to_own,
 )
 
 #: Full steps taken against the line search.
@@ -55,80 +54,104 @@ SLOW, LINEAR = 4, 0.4
 LONGER = 1.5
 
 
-class _Books(eqx.Module):
-    """Numbers of Newton's own, in one array (a kernel each otherwise)."""
+class _Left(eqx.Module):
+    """What is left of a correction at the point that it leads to: the largest of each,
+    in one array (a kernel each otherwise)."""
 
-    numbers: Float[Array, "11"]
+    numbers: Float[Array, "6"]
 
     @classmethod
-    def entry(cls, *row: Array) -> "_Books":
-        dtype = row[0].dtype
-        row = tuple(jax.lax.stop_gradient(number).astype(dtype) for number in row)
-        return cls(jnp.stack(row))
+    def entry(cls, *row: Array) -> "_Left":
+        return cls(jnp.stack(jax.lax.stop_gradient(row)))
+
+    @property
+    def correction(self) -> Float[Array, ""]:
+        """The correction, relative to the unknowns before or after it, ..."""
+        return self.numbers[0]
+
+    @property
+    def remainder(self) -> Float[Array, ""]:
+        """... and what is left of it, likewise."""
+        return self.numbers[1]
+
+    @property
+    def units(self) -> Float[Array, ""]:
+        """What is left, in units of what is allowed, ..."""
+        return self.numbers[2]
+
+    @property
+    def error(self) -> Float[Array, ""]:
+        """... and relative to the unknowns."""
+        return self.numbers[3]
+
+    @property
+    def moved(self) -> Float[Array, ""]:
+        """The correction, relative to the largest unknowns on the way (the solution may
+        be zero), ..."""
+        return self.numbers[4]
+
+    @property
+    def left(self) -> Float[Array, ""]:
+        """... and what is left of it, likewise."""
+        return self.numbers[5]
+
+
+class _Books(eqx.Module):
+    """Numbers of Newton's own, in two arrays. (Of eight a compiler makes one kernel, of
+    twelve twelve.)"""
+
+    left: _Left
+    counts: Float[Array, "7"]
+
+    @classmethod
+    def entry(cls, left: _Left, *counts: Array) -> "_Books":
+        dtype = left.numbers.dtype
+        return cls(left, jnp.stack([count.astype(dtype) for count in counts]))
 
     @classmethod
     def empty(cls, dtype: Any) -> "_Books":
         inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
-        return cls.entry(inf, inf, zero, inf, inf, zero, zero, zero, zero, inf, inf)
+        left = _Left.entry(inf, inf, inf, inf, inf, inf)
+        return cls.entry(left, zero, zero, inf, zero, zero, zero, zero)
 
     @property
-    def units(self) -> Float[Array, ""]:
-        """The estimated error, in units of what is allowed."""
-        return self.numbers[0]
-
-    @property
-    def error(self) -> Float[Array, ""]:
-        """The largest relative error."""
-        return self.numbers[1]
+    def trusted(self) -> Bool[Array, ""]:
+        """Whether what is left is the error, ..."""
+        return self.counts[0] > 0
 
     @property
     def rounded(self) -> Bool[Array, ""]:
-        """Whether only rounding errors are left."""
-        return self.numbers[2] > 0
-
-    @property
-    def correction(self) -> Float[Array, ""]:
-        """The last correction, relative."""
-        return self.numbers[3]
+        """... or only rounding errors are left."""
+        return self.counts[1] > 0
 
     @property
     def least(self) -> Float[Array, ""]:
-        """The smallest one, ..."""
-        return self.numbers[4]
+        """The smallest correction, ..."""
+        return self.counts[2]
 
     @property
     def idle(self) -> Float[Array, ""]:
         """... and the steps since then."""
-        return self.numbers[5]
+        return self.counts[3]
 
     @property
     def slow(self) -> Float[Array, ""]:
         """Steps in a row of linear convergence."""
-        return self.numbers[6]
+        return self.counts[4]
 
     @property
     def leaps(self) -> Float[Array, ""]:
-        return self.numbers[7]
+        return self.counts[5]
 
     @property
     def creeping(self) -> Float[Array, ""]:
         """Short steps in a row."""
-        return self.numbers[8]
-
-    @property
-    def moved(self) -> Float[Array, ""]:
-        """The last correction, relative to the largest unknowns on the way."""
-        return self.numbers[9]
-
-    @property
-    def left(self) -> Float[Array, ""]:
-        """What is left of it, likewise."""
-        return self.numbers[10]
+        return self.counts[6]
 
     @property
     def there(self) -> Bool[Array, ""]:
         """Whether the estimated error is small, or only rounding is left, ..."""
-        return (self.units <= 1) | self.rounded
+        return self.trusted & (self.left.units <= 1) | self.rounded
 
     @property
     def degenerate(self) -> Bool[Array, ""]:
@@ -221,23 +244,35 @@ class Newton(AbstractSolver):
             correction = solve.approximately(product, iterate.residual, False)
         direction = jax.tree.map(jnp.negative, correction)
         delta, y = jax.lax.stop_gradient((correction, iterate.y))
-        here = componentwise.sizes(y)
-        # (Without a factorisation the rate of the corrections tells what is left.)
-        now = relative(delta, here, state.reach)
-        rate = jnp.where(jnp.isfinite(old.correction), now / old.correction, 1)
-        rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
+        now, moved = componentwise.ratios(
+            to_own(delta, y, state.reach), (delta, state.reach)
+        )
+        inf = jnp.full_like(now, jnp.inf)
+        nothing = _Left.entry(now, now, inf, inf, moved, inf)
 
-        def look(new: Iterate) -> tuple[Vector, Bool[Array, ""]]:
+        def look(new: Iterate) -> tuple[_Left, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
-            residual = jax.lax.stop_gradient(new.residual)
             if factor is None:
-                return tree_math.scaled(rate, delta), jnp.zeros((), bool)
-            remainder = factor.solve(residual, transposed=False)
-            size = jax.tree.map(jnp.maximum, here, componentwise.sizes(new.y))
+                # The rate of the corrections tells.
+                before = old.left.correction
+                rate = jnp.where(jnp.isfinite(before), now / before, 1)
+                rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
+                remainder = tree_math.scaled(rate, delta)
+            else:
+                residual = jax.lax.stop_gradient(new.residual)
+                remainder = factor.solve(residual, transposed=False)
             reach = componentwise.grown(state.reach, new.y)
-            falls = contraction(delta, remainder, size, reach) <= MONOTONE
-            units = self.tolerance.units(remainder, new.y, reach)
-            return remainder, falls | (units <= 1) | self.absolute(new)
+            found = componentwise.ratios(
+                *corrections(y, delta, new.y, remainder, reach),
+                self.tolerance.to_allowed(remainder, new.y, reach),
+                to_own(remainder, new.y, reach),
+                (delta, reach),
+                (remainder, reach),
+            )
+            left = _Left.entry(*found)
+            falls = halved(left.correction, left.remainder)
+            little = falls | (left.units <= 1) | self.absolute(new)
+            return left, little & (factor is not None)
 
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         singular = unsolved if elimination is None else unsolved | elimination.singular
@@ -250,24 +285,22 @@ class Newton(AbstractSolver):
             )
             if rows is not None:
                 units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
-            trial = backtrack(system, iterate, direction, units, look, leap, forced)
-        else:
-            new, one = (
-                system.evaluate(tree_math.add(iterate.y, direction)),
-                jnp.ones((), int),
+            trial = backtrack(
+                system, iterate, direction, units, look, nothing, leap, forced
             )
-            one, no = one.astype(jnp.int32), jnp.zeros((), bool)
+        else:
+            new = system.evaluate(tree_math.add(iterate.y, direction))
+            one, no = jnp.ones((), jnp.int32), jnp.zeros((), bool)
             trial = Trial(one.astype(iterate.norm.dtype), new, look(new)[0], one, no)
         rejected = trial.rejected
         # A leap that leads nowhere is not taken.
         trial = tree_math.where(
             rejected & self._too_far(state, trial.iterate),
-            dataclasses.replace(trial, iterate=iterate, remainder=delta),
+            dataclasses.replace(trial, iterate=iterate, found=nothing),
             trial,
         )
         new = trial.iterate
-        reach = componentwise.grown(state.reach, new.y)
-        books = self._entry(old, trial, delta, here, reach, rows)
+        books = self._entry(old, trial, rows)
         memory = _Memory(elimination, state.memory.units, books, unsolved)
         moved = state.moved(new, memory, trial.evaluations, rejected)
         hopeless = books.leaps > MAX_LEAPS
@@ -279,54 +312,33 @@ class Newton(AbstractSolver):
         return dataclasses.replace(moved, halted=halted)
 
     def _entry(
-        self,
-        old: _Books,
-        trial: Trial,
-        delta: Vector,
-        here: Vector,
-        reach: Vector,
-        matrix: Float[Array, "n n"] | None,
+        self, old: _Books, trial: Trial, matrix: Float[Array, "n n"] | None
     ) -> _Books:
-        """What the step from `here` by `delta` to the point of `trial` has shown."""
-        new = jax.lax.stop_gradient(trial.iterate)
-        remainder, size = trial.remainder, componentwise.sizes(new.y)
-        both = jax.tree.map(jnp.maximum, here, size)
-        trusted = natural(here, delta, size, remainder, reach)
-        exact = vanishes(new.residual)
-        known = jnp.where(trusted, 0, jnp.inf)
-        units = jnp.where(
-            exact, 0, known + self.tolerance.units(remainder, new.y, reach)
-        )
-        error = jnp.where(exact, 0, relative(remainder, new.y, reach))
+        """What a step has shown; `matrix` is the Jacobian where it began."""
+        new, left = jax.lax.stop_gradient(trial.iterate), trial.found
+        eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
         # Rounding: of each equation; or the corrections have ceased to fall.
-        correction = relative(delta, both, reach)
-        measure = jnp.maximum(correction, relative(remainder, both, reach))
+        measure = jnp.maximum(left.correction, left.remainder)
         fell = measure < 0.9 * old.least
         idle = jnp.where(fell, 0, old.idle + 1)
-        eps = tree_math.coarsest_eps(new.y)
         floor = (idle >= IDLE) & (measure <= eps**FLOOR)
         if matrix is not None:
             rows = magnitude(matrix, new.y)
             floor = floor | rounded(new.residual, new.y, rows)
         full = (trial.length == 1) & ~trial.rejected
-        # (Relative to the largest on the way: the solution may be zero.)
-        moved = componentwise.ratio(delta, reach)
-        linear = full & (moved >= LINEAR * old.moved) & (moved <= eps**NEAR) & ~exact
-        linear = linear & (moved >= LONGER * old.left)
+        linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
+        linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
         short = (trial.length < 1 / 8) & ~trial.rejected
         overruled = trial.rejected | (old.creeping >= CREEPING)
         return _Books.entry(
-            units,
-            error,
+            left,
+            believable(left.correction, left.remainder, eps),
             floor,
-            correction,
             jnp.minimum(measure, old.least),
             idle,
             jnp.where(linear, old.slow + 1, 0),
             old.leaps + overruled.astype(old.leaps.dtype),
             jnp.where(short, old.creeping + 1, 0),
-            moved,
-            componentwise.ratio(remainder, reach),
         )
 
     def _too_far(self, state: State, iterate: Iterate) -> Bool[Array, ""]:
@@ -336,11 +348,12 @@ class Newton(AbstractSolver):
     def converged(self, state: State) -> Bool[Array, ""]:
         iterate, books = state.iterate, state.memory.books
         there = books.there & ~books.degenerate & jnp.isfinite(iterate.norm)
-        return there | vanishes(iterate.residual) | self.absolute(iterate)
+        return there | (iterate.norm == 0) | self.absolute(iterate)
 
     def error(self, state: State) -> Float[Array, ""]:
-        exact = vanishes(state.iterate.residual)
-        return jnp.where(exact, 0, state.memory.books.error)
+        books, exact = state.memory.books, state.iterate.norm == 0
+        error = jnp.where(books.trusted, books.left.error, jnp.inf)
+        return jnp.where(exact, 0, error)
 
     def measure(self, state: State) -> Float[Array, ""]:
         residual = jax.lax.stop_gradient(state.iterate.residual)

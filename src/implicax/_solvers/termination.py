@@ -46,6 +46,10 @@ FLOOR = 1 / 3
 STRANGERS = 0.4
 
 
+#: What is to be compared, component by component.
+Pair = tuple[Vector, Vector]
+
+
 class Tolerance(eqx.Module):
     """How many digits of each unknown are asked for.
 
@@ -63,9 +67,12 @@ class Tolerance(eqx.Module):
 
     def units(self, error: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
         """The largest error in units of what is allowed: solved at one, and below."""
-        error = unsettled(error, y, reach)
+        return componentwise.ratio(*self.to_allowed(error, y, reach))
+
+    def to_allowed(self, error: Vector, y: Vector, reach: Vector) -> Pair:
+        """The error, without that of unknowns that are zero, and what is allowed."""
         allowed = jax.tree.map(lambda y: self.of(y) * jnp.abs(y), y)
-        return componentwise.ratio(error, allowed)
+        return unsettled(error, y, reach), allowed
 
 
 def unsettled(error: Vector, y: Vector, reach: Vector) -> Vector:
@@ -78,18 +85,22 @@ def unsettled(error: Vector, y: Vector, reach: Vector) -> Vector:
     return jax.lax.stop_gradient(jax.tree.map(keep, error, y, reach))
 
 
+def to_own(error: Vector, y: Vector, reach: Vector) -> Pair:
+    """The error, without that of unknowns that are zero, and the unknowns."""
+    return unsettled(error, y, reach), y
+
+
 def relative(error: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
     """The largest error relative to its unknown."""
-    return componentwise.ratio(unsettled(error, y, reach), y)
+    return componentwise.ratio(*to_own(error, y, reach))
 
 
-def contraction(first: Vector, second: Vector, y: Vector, reach: Vector) -> Array:
-    """How much smaller the second of two corrections is: the ratio of the largest
-    components, relative to the unknowns."""
-    small, large = relative(second, y, reach), relative(first, y, reach)
-    usable = (large > 0) & jnp.isfinite(large)
-    found = jnp.where(usable, small / jnp.where(usable, large, 1), jnp.inf)
-    return jnp.where(small == 0, 0, found)
+def halved(first: Array, second: Array) -> Bool[Array, ""]:
+    """Whether the second of two corrections is at most half of the first: both as the
+    largest component, relative to the unknowns."""
+    usable = (first > 0) & jnp.isfinite(first)
+    found = jnp.where(usable, second / jnp.where(usable, first, 1), jnp.inf)
+    return (second == 0) | (found <= MONOTONE)
 
 
 def rounded(residual: Vector, y: Vector, rows: Float[Array, " n"]) -> Bool[Array, ""]:
@@ -103,11 +114,6 @@ def magnitude(matrix: Float[Array, "n n"], y: Vector) -> Float[Array, " n"]:
     """`|J| |y|`: what each equation is made of."""
     flat, _ = tree_math.ravel(y)
     return jax.lax.stop_gradient(jnp.abs(matrix) @ jnp.abs(flat))
-
-
-def vanishes(residual: Vector) -> Bool[Array, ""]:
-    """Whether every equation holds exactly."""
-    return componentwise.every(jax.tree.map(lambda leaf: leaf == 0, residual))
 
 
 #: Where a Jacobian is singular at the solution Newton's corrections fall to a half, two
@@ -145,33 +151,37 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     correction = factor.solve(answer.residual, transposed=False)
     iterate = system.evaluate(tree_math.subtract(answer.y, correction))
     remainder = factor.solve(iterate.residual, transposed=False)
-    trusted = natural(answer.y, correction, iterate.y, remainder, reach)
-    rows = magnitude(matrix, answer.y)
+    eps, rows = tree_math.coarsest_eps(answer.y), magnitude(matrix, answer.y)
     # What the rounding of the equations makes of a correction, about.
     _, unravel = tree_math.ravel(answer.residual)
-    noise = tree_math.coarsest_eps(answer.y) * rows
-    noise = factor.solve(unravel(noise), transposed=False)
-    # (All relative to the largest on the way: the solution may be zero.)
-    first, second, floor = (
-        componentwise.ratio(d, reach) for d in (correction, remainder, noise)
+    noise = factor.solve(unravel(eps * rows), transposed=False)
+    moved, left, unknown, first, second, floor = componentwise.ratios(
+        *corrections(answer.y, correction, iterate.y, remainder, reach),
+        to_own(noise, answer.y, reach),
+        # (Relative to the largest on the way: the solution may be zero.)
+        (correction, reach),
+        (remainder, reach),
+        (noise, reach),
     )
-    near = (first <= tree_math.coarsest_eps(answer.y) ** 0.25) & (first > 10 * floor)
+    near = (first <= eps**0.25) & (first > 10 * floor)
     low, high = MULTIPLE
     multiple = near & (second >= low * first) & (second <= high * first)
     # So do the rounding errors of `F`, by chance; but at a singular solution the
     # Jacobian changes over the correction by as much as it is.
     _, change = jax.jvp(system.residual, (iterate.y,), (remainder,))
-    bend, left = (
-        componentwise.ratio(row, unravel(rows))
-        for row in (tree_math.subtract(change, iterate.residual), iterate.residual)
+    bend, unbent = componentwise.ratios(
+        (tree_math.subtract(change, iterate.residual), unravel(rows)),
+        (iterate.residual, unravel(rows)),
     )
-    multiple = multiple & (bend >= BENT * left)
-    known = (
-        relative(noise, answer.y, reach) <= tree_math.coarsest_eps(answer.y) ** FLOOR
-    )
-    singular = factor.singular | ~known
     return Evidence(
-        iterate, correction, remainder, factor, rows, trusted, multiple, singular
+        iterate,
+        correction,
+        remainder,
+        factor,
+        rows,
+        trusted=believable(moved, left, eps),
+        multiple=multiple & (bend >= BENT * unbent),
+        singular=factor.singular | ~(unknown <= eps**FLOOR),
     )
 
 
@@ -180,12 +190,23 @@ def natural(
 ) -> Bool[Array, ""]:
     """Whether a correction that led from `old` to `new` left half of itself at most; or
     was in the rounding errors."""
+    pairs = corrections(old, correction, new, remainder, reach)
+    return believable(*componentwise.ratios(*pairs), tree_math.coarsest_eps(old))
+
+
+def corrections(
+    old: Vector, correction: Vector, new: Vector, remainder: Vector, reach: Vector
+) -> tuple[Pair, Pair]:
+    """A correction from `old` to `new`, and what is left of it, to be compared with the
+    larger of both."""
     size = jax.tree.map(jnp.maximum, *map(componentwise.sizes, (old, new)))
-    shrinks = contraction(correction, remainder, size, reach) <= MONOTONE
-    root = tree_math.coarsest_eps(old) ** 0.5
-    moved = relative(correction, size, reach)
-    left = relative(remainder, size, reach)
-    return shrinks | ((moved <= root) & (left <= root))
+    return to_own(correction, size, reach), to_own(remainder, size, reach)
+
+
+def believable(moved: Array, left: Array, eps: float) -> Bool[Array, ""]:
+    """Whether a correction by `moved` left half of itself at most, or was in the
+    rounding errors."""
+    return halved(moved, left) | ((moved <= eps**0.5) & (left <= eps**0.5))
 
 
 class Confirmation(eqx.Module):
@@ -220,7 +241,9 @@ def confirm(
     """
     seen = examine(system, answer, reach)
     y, correction = answer.y, seen.correction
-    units, error = tolerance.units(correction, y, reach), relative(correction, y, reach)
+    units, error = componentwise.ratios(
+        tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
+    )
     small = rounded(answer.residual, y, seen.rows)
     floor = idle & (error <= tree_math.coarsest_eps(y) ** FLOOR)
     singular = seen.factor.singular
@@ -266,8 +289,7 @@ def judge_equations(
         size = equation_sizes(system, v, answer.residual)
         known = relative(answer.residual, size, reach)
         solved = tolerance.units(answer.residual, size, reach) <= 1
-    solved = solved | vanishes(answer.residual)
-    known = jnp.where(vanishes(answer.residual), 0, known)
+    solved, known = solved | (answer.norm == 0), jnp.where(answer.norm == 0, 0, known)
     if atol is not None:
         solved = solved | (answer.norm <= atol.astype(answer.norm.dtype))
     return answer, solved & jnp.isfinite(answer.norm), known
