@@ -174,7 +174,8 @@ def certified_gradient(
         )
     canonical, quantity, floating = prepare(loss, problem, y0, args, "y0")
     if solver is None:
-        solver = default_solver(canonical.conditions)
+        unknowns = tree_math.num_unknowns(canonical.v0)
+        solver = default_solver(canonical.conditions, unknowns)
         solver = solver.solvers[0] if isinstance(solver, Fallback) else solver
     check_max_steps(max_steps)
     check_solver(solver, own=True)

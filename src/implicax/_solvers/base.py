@@ -286,6 +286,13 @@ class AbstractSolver(eqx.Module):
         del state
         return jnp.zeros((), bool)
 
+    def restarted(
+        self, state: State, failed: Bool[Array, ""]
+    ) -> tuple[State, Bool[Array, ""]] | None:
+        """Where the solve has `failed`: the state from which to go on in another way,
+        and whether that is new. `None` if there is no other way."""
+        del state, failed
+
     def judged(self, system: System, state: State, outcome: Any) -> Any:
         """The outcome, after a closer look where the solver did not see all."""
         del system, state

@@ -6,12 +6,12 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.anderson import Anderson
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.levenberg_marquardt import LevenbergMarquardt
-from implicax._solvers.newton import Newton
+from implicax._solvers.newton import DAMPED, Newton
 from implicax._solvers.trust_region import TrustRegion
 
 
-def default_solver(conditions: OptimalityConditions) -> Any:
-    """The solver of conditions of that kind."""
+def default_solver(conditions: OptimalityConditions, unknowns: int) -> Any:
+    """The solver of conditions of that kind, in so many real unknowns."""
     # What needs Jacobians by columns needs a JVP of what the user wrote.
     by_columns = not conditions.traced_reverse_only
     if conditions.has_errors and by_columns:
@@ -20,4 +20,6 @@ def default_solver(conditions: OptimalityConditions) -> Any:
         return TrustRegion()
     if conditions.structure.fixed_point:
         return Anderson()
-    return Fallback(Newton(), LevenbergMarquardt()) if by_columns else Newton()
+    if unknowns <= DAMPED or not by_columns:
+        return Newton(retry=True)
+    return Fallback(Newton(), LevenbergMarquardt())

@@ -84,6 +84,16 @@ class _Ledger(eqx.Module):
         return self.numbers[4]
 
     @property
+    def limit(self) -> Float[Array, ""]:
+        """The steps that may be taken, ..."""
+        return self.numbers[5]
+
+    @property
+    def best(self) -> Float[Array, ""]:
+        """... and the lowest measure of all attempts: where there may be two."""
+        return self.numbers[6]
+
+    @property
     def lowest_objective(self) -> Float[Array, ""]:
         """Where something is minimised."""
         return self.numbers[5]
@@ -132,6 +142,8 @@ def run_loop(
     state = solver.init(system, y0)
     first, start = state.iterate, solver.measure(state)
     ceiling = DIVERGED * (start + state.first_size)
+    two = solver.restarted(state, jnp.zeros((), bool)) is not None
+    attempts = 2 if two else 1
 
     def endings(state: State, stale: Array) -> list[tuple[Array, Status]]:
         """Why a solve may end, the stronger reason later."""
@@ -147,8 +159,8 @@ def run_loop(
             (solver.converged(state), Status.converged),
         ]
 
-    def goes_on(state: State, steps: Array, stale: Array) -> Array:
-        going = (steps < max_steps) & ~state.halted
+    def goes_on(state: State, steps: Array, stale: Array, limit: Any) -> Array:
+        going = (steps < limit) & ~state.halted
         for holds, _ in endings(state, stale):
             going = going & ~holds
         return going
@@ -165,33 +177,51 @@ def run_loop(
             better = objective < ledger.lowest_objective
             better = better | (objective == ledger.lowest_objective) & lower
             more = (jnp.where(better, objective, ledger.lowest_objective),)
-        best_norm = jnp.where(better, state.iterate.norm, ledger.best_norm)
         lowest_at = jnp.where(better | lower, steps, ledger.lowest_at)
-        going = goes_on(state, steps, steps - lowest_at)
+        limit = ledger.limit if attempts > 1 else max_steps
+        going = goes_on(state, steps, steps - lowest_at, limit)
+        iterate = state.iterate
+        if attempts > 1:
+            better = norm < ledger.best
+            why = solver.failure_reason(state)
+            solved = solver.converged(state) & (why != Status.singular)
+            failed = ~going & ~solved & (why != Status.degenerate)
+            other = solver.restarted(state, failed)
+            assert other is not None
+            state, again = other
+            going = going | again
+            lowest = jnp.where(again, jnp.inf, lowest)
+            lowest_at = jnp.where(again, steps, lowest_at)
+            limit = jnp.where(again, steps + max_steps, limit)
+            more = limit, jnp.where(better, norm, ledger.best)
+        best_norm = jnp.where(better, iterate.norm, ledger.best_norm)
         if listen is not None:
-            tell(listen, steps, max_steps, state.iterate.norm, objective, done=False)
+            tell(listen, steps, max_steps, iterate.norm, objective, done=False)
         history = carry.history
         if history is not None:
-            history = history.at[steps.astype(jnp.int32)].set(state.iterate.norm)
+            history = history.at[steps.astype(jnp.int32)].set(iterate.norm)
         return _Carry(
             state,
             _Ledger.entry(steps, lowest, lowest_at, going, best_norm, *more),
-            tree_math.where(better, state.iterate.y, carry.best),
+            tree_math.where(better, iterate.y, carry.best),
             history,
         )
 
     zero = jnp.zeros((), start.dtype)
     history = None
     if solver.record_history:
-        empty = jnp.full((max_steps + 1,), jnp.nan, first.norm.dtype)
+        empty = jnp.full((attempts * max_steps + 1,), jnp.nan, first.norm.dtype)
         history = empty.at[0].set(first.norm)
     # Where the first residual is NaN nothing can be lower than it: let infinity stand.
     lowest = jnp.where(jnp.isnan(start), jnp.inf, start)
     more = (first.norm,)
+    if attempts > 1:
+        more = (first.norm, jnp.full_like(start, max_steps), lowest)
     if first.objective is not None:
         worst = jnp.where(jnp.isnan(first.objective), jnp.inf, first.objective)
         more = (first.norm, worst)
-    ledger = _Ledger.entry(zero, lowest, zero, goes_on(state, zero, zero), *more)
+    going = goes_on(state, zero, zero, max_steps)
+    ledger = _Ledger.entry(zero, lowest, zero, going, *more)
     carry = _Carry(state, ledger, y0, history)
     verdict = None
     if differentiable:
@@ -285,7 +315,7 @@ def _until_confirmed(
         distrust = jnp.where(solved, state.distrust, missing * state.distrust)
         state = eqx.tree_at(lambda s: s.distrust, state, distrust)
         refusals, refused = verdict.refusals + 1, believed & ~solved
-        going = goes_on(state, ledger.steps, stale) & ~degenerate
+        going = goes_on(state, ledger.steps, stale, max_steps) & ~degenerate
         going = going & refused & (refusals < REFUSALS)
         numbers = ledger.numbers.at[3].set(going.astype(dtype))
         return _Verdict(

@@ -22,7 +22,9 @@ from implicax._linear.lu import (
 )
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
+from implicax._solvers.damped_step import Damping
 from implicax._solvers.line_search import Trial, backtrack
+from implicax._solvers.newton_books import LINEAR, Books, Left
 from implicax._solvers.termination import (
     FLOOR,
     believable,
@@ -40,123 +42,16 @@ LONGEST_LEAP = 1e8
 #: Steps shorter than an eighth in a row after which the search is overruled: it creeps.
 #: (Along Rosenbrock's valley 60 of them lead to the solution.)
 CREEPING = 64
+#: Up to so many real unknowns there are damped steps.
+DAMPED = 512
 #: From a point with a singular Jacobian, a move of each unknown by up to this fraction.
 ESCAPE = 0.05
 #: Steps in a row in which the corrections did not fall by a tenth: at the rounding of
 #: `fn` itself.
 IDLE = 3
-#: Corrections of a regular solution fall faster and faster. These many in a row that
-#: fall by no more than to `LINEAR` of the last, to the very end, are those of a
-#: singular one (to a half of the last: Decker, Keller & Kelley 1983).
-SLOW, LINEAR = 4, 0.4
 #: There the Jacobian falls with the corrections, so that each is at least twice as long
 #: as the last Jacobian had it. (With a derivative that is wrong, it does not.)
 LONGER = 1.5
-
-
-class _Left(eqx.Module):
-    """What is left of a correction at the point that it leads to: the largest of each,
-    in one array (a kernel each otherwise)."""
-
-    numbers: Float[Array, "6"]
-
-    @classmethod
-    def entry(cls, *row: Array) -> "_Left":
-        return cls(jnp.stack(jax.lax.stop_gradient(row)))
-
-    @property
-    def correction(self) -> Float[Array, ""]:
-        """The correction, relative to the unknowns before or after it, ..."""
-        return self.numbers[0]
-
-    @property
-    def remainder(self) -> Float[Array, ""]:
-        """... and what is left of it, likewise."""
-        return self.numbers[1]
-
-    @property
-    def units(self) -> Float[Array, ""]:
-        """What is left, in units of what is allowed, ..."""
-        return self.numbers[2]
-
-    @property
-    def error(self) -> Float[Array, ""]:
-        """... and relative to the unknowns."""
-        return self.numbers[3]
-
-    @property
-    def moved(self) -> Float[Array, ""]:
-        """The correction, relative to the largest unknowns on the way (the solution may
-        be zero), ..."""
-        return self.numbers[4]
-
-    @property
-    def left(self) -> Float[Array, ""]:
-        """... and what is left of it, likewise."""
-        return self.numbers[5]
-
-
-class _Books(eqx.Module):
-    """Numbers of Newton's own, in two arrays. (Of eight a compiler makes one kernel, of
-    twelve twelve.)"""
-
-    left: _Left
-    counts: Float[Array, "7"]
-
-    @classmethod
-    def entry(cls, left: _Left, *counts: Array) -> "_Books":
-        dtype = left.numbers.dtype
-        return cls(left, jnp.stack([count.astype(dtype) for count in counts]))
-
-    @classmethod
-    def empty(cls, dtype: Any) -> "_Books":
-        inf, zero = jnp.full((), jnp.inf, dtype), jnp.zeros((), dtype)
-        left = _Left.entry(inf, inf, inf, inf, inf, inf)
-        return cls.entry(left, zero, zero, inf, zero, zero, zero, zero)
-
-    @property
-    def trusted(self) -> Bool[Array, ""]:
-        """Whether what is left is the error, ..."""
-        return self.counts[0] > 0
-
-    @property
-    def rounded(self) -> Bool[Array, ""]:
-        """... or only rounding errors are left."""
-        return self.counts[1] > 0
-
-    @property
-    def least(self) -> Float[Array, ""]:
-        """The smallest correction, ..."""
-        return self.counts[2]
-
-    @property
-    def idle(self) -> Float[Array, ""]:
-        """... and the steps since then."""
-        return self.counts[3]
-
-    @property
-    def slow(self) -> Float[Array, ""]:
-        """Steps in a row of linear convergence."""
-        return self.counts[4]
-
-    @property
-    def leaps(self) -> Float[Array, ""]:
-        return self.counts[5]
-
-    @property
-    def creeping(self) -> Float[Array, ""]:
-        """Short steps in a row."""
-        return self.counts[6]
-
-    @property
-    def there(self) -> Bool[Array, ""]:
-        """Whether the estimated error is small, or only rounding is left, ..."""
-        return self.trusted & (self.left.units <= 1) | self.rounded
-
-    @property
-    def degenerate(self) -> Bool[Array, ""]:
-        """... at a singular solution."""
-        return self.there & (self.slow >= SLOW)
 
 
 class _Memory(eqx.Module):
@@ -164,9 +59,11 @@ class _Memory(eqx.Module):
     units: Vector
     """What each equation is measured by: the largest entry of its row of `dF/dy` at the
     initial guess. So the units of equations do not matter."""
-    books: _Books
+    books: Books
     unsolved: Bool[Array, ""]
     """Whether the linear system of the last step could not be solved."""
+    damping: Damping | None
+    """Of the second attempt."""
 
 
 class Newton(AbstractSolver):
@@ -186,6 +83,9 @@ class Newton(AbstractSolver):
     - `line_search`: halve `t` until the residual falls; where no length makes it fall
       (a local minimum of `|F|` that is no root), take the full step, up to ten times.
       `False` always takes `t = 1`.
+    - `retry`: where that fails, once more from the start, with steps damped as by
+      Levenberg and Marquardt (More 1978): down the sum of squares, however singular
+      `J` is. Another `max_steps` steps; up to 512 real unknowns.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
 
     ```python
@@ -201,6 +101,7 @@ class Newton(AbstractSolver):
 
     linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
     line_search: bool = eqx.field(static=True, default=True)
+    retry: bool = eqx.field(static=True, default=False)
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     atol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
     record_history: bool = eqx.field(static=True, default=False)
@@ -219,12 +120,18 @@ class Newton(AbstractSolver):
             elimination = no_elimination(y)
             _, unravel = tree_math.ravel(y)
             units = unravel(_row_norms(system.jacobian(y)))
-        books, solved = _Books.empty(dtype), jnp.zeros((), bool)
-        return State.start(system, y, _Memory(elimination, units, books, solved))
+        books, solved = Books.empty(dtype), jnp.zeros((), bool)
+        state = State.start(system, y)
+        able = tree_math.num_unknowns(y) <= DAMPED and elimination is not None
+        damping = None
+        if self.retry and able and not system.differentiable:
+            damping = Damping.none(state.iterate)
+        memory = _Memory(elimination, units, books, solved, damping)
+        return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
         iterate, old = state.iterate, state.memory.books
-        elimination = factor = rows = None
+        elimination = factor = rows = matrix = None
         if self._dense(iterate.y):
             flat, unravel = tree_math.ravel(iterate.residual)
             matrix = system.jacobian(iterate.y)
@@ -248,9 +155,9 @@ class Newton(AbstractSolver):
             to_own(delta, y, state.reach), (delta, state.reach)
         )
         inf = jnp.full_like(now, jnp.inf)
-        nothing = _Left.entry(now, now, inf, inf, moved, inf)
+        nothing = Left.entry(now, now, inf, inf, moved, inf)
 
-        def look(new: Iterate) -> tuple[_Left, Bool[Array, ""]]:
+        def look(new: Iterate) -> tuple[Left, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
             if factor is None:
                 # The rate of the corrections tells.
@@ -269,7 +176,7 @@ class Newton(AbstractSolver):
                 (delta, reach),
                 (remainder, reach),
             )
-            left = _Left.entry(*found)
+            left = Left.entry(*found)
             falls = halved(left.correction, left.remainder)
             little = falls | (left.units <= 1) | self.absolute(new)
             return left, little & (factor is not None)
@@ -277,16 +184,28 @@ class Newton(AbstractSolver):
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         singular = unsolved if elimination is None else unsolved | elimination.singular
         units, forced = state.memory.units, old.creeping >= CREEPING
+        if rows is not None:
+            units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
+        damping, active = state.memory.damping, jnp.zeros((), bool)
+        if damping is not None:
+            active, scale = damping.active, damping.grown(matrix, units)
+            direction = self._damped(state, matrix, units, scale, direction, moved)
         if self.line_search:
             # Out of a local minimum of |F|: by the full step, or else by a little one.
             little = singular | (jnp.mod(old.leaps, 2) == 1)
             leap = tree_math.where(
                 little, _displaced(y, old.leaps), tree_math.subtract(y, delta)
             )
-            if rows is not None:
-                units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
+            leap = tree_math.where(active, y, leap)
             trial = backtrack(
-                system, iterate, direction, units, look, nothing, leap, forced
+                system,
+                iterate,
+                direction,
+                units,
+                look,
+                nothing,
+                leap,
+                forced & ~active,
             )
         else:
             new = system.evaluate(tree_math.add(iterate.y, direction))
@@ -300,8 +219,10 @@ class Newton(AbstractSolver):
             trial,
         )
         new = trial.iterate
-        books = self._entry(old, trial, rows)
-        memory = _Memory(elimination, state.memory.units, books, unsolved)
+        books = self._entry(old, trial, rows, active)
+        if damping is not None:
+            damping = damping.after(scale, trial.length, rejected)
+        memory = _Memory(elimination, state.memory.units, books, unsolved, damping)
         moved = state.moved(new, memory, trial.evaluations, rejected)
         hopeless = books.leaps > MAX_LEAPS
         if elimination is None:
@@ -311,9 +232,59 @@ class Newton(AbstractSolver):
             halted = halted | unsolved
         return dataclasses.replace(moved, halted=halted)
 
+    def _damped(
+        self,
+        state: State,
+        matrix: Float[Array, "n n"],
+        units: Vector,
+        scale: Float[Array, " n"],
+        direction: Vector,
+        moved: Array,
+    ) -> Vector:
+        """The damped step in place of Newton's `direction`, which `moved` by so much
+        relative to the unknowns: where those steps are, and far from a solution."""
+        residual, memory = state.iterate.residual, state.memory
+        near = moved <= tree_math.coarsest_eps(direction) ** NEAR
+        # A loop of one round: see `tree_math.once`, and `LinearSolve`.
+
+        def damp(carry: tuple) -> tuple:
+            needed, _ = carry
+            known = jnp.where(needed, matrix, jnp.nan)
+            p = memory.damping.step(known, residual, units, scale)
+            return jnp.zeros((), bool), p
+
+        first = memory.damping.active & ~near, direction
+        return tree_math.while_loop(lambda carry: carry[0], damp, first)[1]
+
+    def restarted(
+        self, state: State, failed: Bool[Array, ""]
+    ) -> tuple[State, Bool[Array, ""]] | None:
+        memory = state.memory
+        if memory.damping is None:
+            return None
+        now, start = failed & ~memory.damping.active, memory.damping.start
+        books = Books.empty(state.iterate.norm.dtype)
+        memory = dataclasses.replace(
+            memory,
+            books=tree_math.where(now, books, memory.books),
+            damping=memory.damping.begun(now),
+        )
+        again = dataclasses.replace(
+            state,
+            iterate=tree_math.where(now, start, state.iterate),
+            memory=memory,
+            halted=state.halted & ~now,
+            reach=tree_math.where(now, componentwise.sizes(start.y), state.reach),
+        )
+        return again, now
+
     def _entry(
-        self, old: _Books, trial: Trial, matrix: Float[Array, "n n"] | None
-    ) -> _Books:
+        self,
+        old: Books,
+        trial: Trial,
+        matrix: Float[Array, "n n"] | None,
+        damped: Bool[Array, ""],
+    ) -> Books:
         """What a step has shown; `matrix` is the Jacobian where it began."""
         new, left = jax.lax.stop_gradient(trial.iterate), trial.found
         eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
@@ -328,16 +299,18 @@ class Newton(AbstractSolver):
         full = (trial.length == 1) & ~trial.rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
-        short = (trial.length < 1 / 8) & ~trial.rejected
+        short = (trial.length < 1 / 8) & ~trial.rejected & ~damped
         overruled = trial.rejected | (old.creeping >= CREEPING)
-        return _Books.entry(
+        # (Of damped steps none is taken against the search: those in a row count.)
+        leaps = jnp.where(damped & ~overruled, 0, old.leaps)
+        return Books.entry(
             left,
             believable(left.correction, left.remainder, eps),
             floor,
             jnp.minimum(measure, old.least),
             idle,
             jnp.where(linear, old.slow + 1, 0),
-            old.leaps + overruled.astype(old.leaps.dtype),
+            leaps + overruled.astype(leaps.dtype),
             jnp.where(short, old.creeping + 1, 0),
         )
 
