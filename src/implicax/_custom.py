@@ -29,7 +29,8 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
 from implicax._solvers.base import tolerance
 from implicax._solvers.external.host import Host
-from implicax._solvers.loop import SolverResult, judge
+from implicax._solvers.judge import judge
+from implicax._solvers.loop import SolverResult
 
 Solver = Callable[..., Any]
 

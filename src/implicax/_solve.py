@@ -339,7 +339,9 @@ def solve(
         check_solver(solver)
     canonical = canonicalize(problem, y0, args)
     if solver is None:
-        solver = default_solver(canonical.conditions, tree_math.num_unknowns(canonical.v0))
+        solver = default_solver(
+            canonical.conditions, tree_math.num_unknowns(canonical.v0)
+        )
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
     given = canonical.v0, solver, canonical.inputs

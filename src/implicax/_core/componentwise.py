@@ -56,12 +56,17 @@ def ratio(d: Vector, y: Vector) -> Float[Array, ""]:
 def ratios(*pairs: tuple[Vector, Vector]) -> tuple[Float[Array, ""], ...]:
     """`ratio` of each pair, in one reduction: what a compiler has to make of several is
     a good part of a small program."""
+    return tuple(stacked_ratios(*pairs))
+
+
+def stacked_ratios(*pairs: tuple[Vector, Vector]) -> Float[Array, " k"]:
+    """The same as one array."""
     dtype, largest = tree_math.working_dtype(pairs), []
     for leaves in zip(*(jax.tree.leaves(quotients(*p)) for p in pairs), strict=True):
         stacked = jnp.stack(leaves)
         axes = tuple(range(1, stacked.ndim))
         largest.append(tree_math.max_abs(stacked, axes).astype(dtype))
-    return tuple(functools.reduce(jnp.maximum, largest))
+    return functools.reduce(jnp.maximum, largest)
 
 
 def every(x: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:

@@ -131,7 +131,9 @@ def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     *scaled*, `diag(1, 1e-20)`, is not called singular.
     """
     threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
-    row, column = (jax.lax.broadcasted_iota(jnp.int32, lu.shape, axis) for axis in (0, 1))
+    row, column = (
+        jax.lax.broadcasted_iota(jnp.int32, lu.shape, axis) for axis in (0, 1)
+    )
     parts = jnp.where(jnp.stack([row == column, row <= column]), lu[None], 0)
     pivots, columns = tree_math.max_abs(parts, axis=1)
     return ~jnp.all(pivots > threshold * columns)

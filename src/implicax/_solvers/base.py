@@ -76,12 +76,16 @@ class State(eqx.Module):
     @classmethod
     def start(cls, system: System, y: Vector, memory: Any = None) -> "State":
         """The state at the initial guess, with one evaluation spent."""
-        iterate, one = system.evaluate(y), jnp.ones((), jnp.int32)
-        size, residual = componentwise.sizes((y, iterate.residual))
+        return cls.at(system.evaluate(y), memory, jnp.ones((), jnp.int32))
+
+    @classmethod
+    def at(cls, iterate: Iterate, memory: Any, evaluations: Int[Array, ""]) -> "State":
+        """The state at an initial guess that `evaluations` have found."""
+        size, residual = componentwise.sizes((iterate.y, iterate.residual))
         return cls(
             iterate,
             memory,
-            one,
+            evaluations,
             jnp.zeros((), bool),
             first_norm=iterate.norm,
             first_size=tree_math.max_norm(size),
@@ -286,12 +290,10 @@ class AbstractSolver(eqx.Module):
         del state
         return jnp.zeros((), bool)
 
-    def restarted(
-        self, state: State, failed: Bool[Array, ""]
-    ) -> tuple[State, Bool[Array, ""]] | None:
-        """Where the solve has `failed`: the state from which to go on in another way,
-        and whether that is new. `None` if there is no other way."""
-        del state, failed
+    def restarted(self, state: State) -> State | None:
+        """The start again, from which steps go another way than those that have led to
+        `state`; `None` if there is no other way."""
+        del state
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:
         """The outcome, after a closer look where the solver did not see all."""

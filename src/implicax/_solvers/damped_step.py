@@ -10,9 +10,10 @@ sum of squares however singular `J` is. By a QR decomposition: nothing is square
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from implicax._core import tree_math
+from implicax._core.packed import Flag, Number, Packed
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate
 
@@ -24,43 +25,46 @@ EASED = 0.1
 RAISED, REFUSED = 10.0, 100.0
 
 
+class DampingNumbers(Packed):
+    """Whether steps are damped, and how much."""
+
+    active = Flag(0)
+    damping = Number(1)
+
+
 class Damping(eqx.Module):
     """Where damped steps stand, and where they begin."""
 
     start: Iterate
     scale: Float[Array, " n"]
     """The diagonal of `D`, zero where nothing is known yet."""
-    numbers: Float[Array, "2"]
+    numbers: DampingNumbers
 
     @classmethod
     def none(cls, start: Iterate) -> "Damping":
         """Before damped steps are needed."""
         n, dtype = tree_math.num_unknowns(start.y), tree_math.working_dtype(start.y)
-        numbers = jnp.asarray([0.0, FIRST], dtype)
+        numbers = DampingNumbers.of(dtype, active=False, damping=FIRST)
         return cls(start, jnp.zeros((n,), dtype), numbers)
 
-    @property
-    def active(self) -> Bool[Array, ""]:
-        return self.numbers[0] > 0
-
-    @property
-    def damping(self) -> Float[Array, ""]:
-        return self.numbers[1]
-
-    def begun(self, now: Bool[Array, ""]) -> "Damping":
-        """Active from now on, where `now` holds."""
-        numbers = self.numbers.at[0].add(now.astype(self.numbers.dtype))
+    def begun(self) -> "Damping":
+        """Active from now on."""
+        numbers = DampingNumbers.of(
+            self.scale.dtype, active=True, damping=self.numbers.damping
+        )
         return Damping(self.start, self.scale, numbers)
 
     def after(self, scale: Array, length: Array, rejected: Array) -> "Damping":
         """What the next step is damped by, after one that was cut to `length`."""
         factor = jnp.where(length < 1, jnp.minimum(1 / length, RAISED), EASED)
         factor = jnp.where(rejected, REFUSED, factor)
-        factor = jnp.where(self.active, factor, 1)
-        scale = jnp.where(self.active, scale, self.scale)
-        return Damping(
-            self.start, scale, jnp.stack([self.numbers[0], self.damping * factor])
+        old = self.numbers
+        factor = jnp.where(old.active, factor, 1)
+        scale = jnp.where(old.active, scale, self.scale)
+        numbers = DampingNumbers.of(
+            scale.dtype, active=old.active, damping=old.damping * factor
         )
+        return Damping(self.start, scale, numbers)
 
     def grown(self, matrix: Float[Array, "n n"], units: Vector) -> Float[Array, " n"]:
         """`D`, with one more Jacobian."""
@@ -79,7 +83,7 @@ class Damping(eqx.Module):
         flat, unravel = tree_math.ravel(residual)
         n, unit = flat.size, tree_math.ravel(units)[0]
         upper = jnp.concatenate([matrix, flat[:, None]], axis=1) / unit[:, None]
-        bound = jnp.sqrt(self.damping) * jnp.where(scale > 0, scale, 1)
+        bound = jnp.sqrt(self.numbers.damping) * jnp.where(scale > 0, scale, 1)
         lower = jnp.concatenate([jnp.diag(bound), jnp.zeros((n, 1), flat.dtype)], 1)
         r = jnp.linalg.qr(jnp.concatenate([upper, lower]), mode="r")
         return unravel(-jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n]))

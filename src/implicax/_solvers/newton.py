@@ -24,7 +24,7 @@ from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
 from implicax._solvers.line_search import Trial, backtrack
-from implicax._solvers.newton_books import LINEAR, Books, Left
+from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
 from implicax._solvers.termination import (
     FLOOR,
     believable,
@@ -154,8 +154,16 @@ class Newton(AbstractSolver):
         now, moved = componentwise.ratios(
             to_own(delta, y, state.reach), (delta, state.reach)
         )
-        inf = jnp.full_like(now, jnp.inf)
-        nothing = Left.entry(now, now, inf, inf, moved, inf)
+        inf = jnp.inf
+        nothing = Left.of(
+            now.dtype,
+            correction=now,
+            remainder=now,
+            units=inf,
+            error=inf,
+            moved=moved,
+            left=inf,
+        )
 
         def look(new: Iterate) -> tuple[Left, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
@@ -169,32 +177,32 @@ class Newton(AbstractSolver):
                 residual = jax.lax.stop_gradient(new.residual)
                 remainder = factor.solve(residual, transposed=False)
             reach = componentwise.grown(state.reach, new.y)
-            found = componentwise.ratios(
+            found = componentwise.stacked_ratios(
                 *corrections(y, delta, new.y, remainder, reach),
                 self.tolerance.to_allowed(remainder, new.y, reach),
                 to_own(remainder, new.y, reach),
                 (delta, reach),
                 (remainder, reach),
             )
-            left = Left.entry(*found)
+            left = Left(found)
             falls = halved(left.correction, left.remainder)
             little = falls | (left.units <= 1) | self.absolute(new)
             return left, little & (factor is not None)
 
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         singular = unsolved if elimination is None else unsolved | elimination.singular
-        units, forced = state.memory.units, old.creeping >= CREEPING
+        units, forced = state.memory.units, old.counts.creeping >= CREEPING
         if rows is not None:
             units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
-        damping, active = state.memory.damping, jnp.zeros((), bool)
-        if damping is not None:
-            active, scale = damping.active, damping.grown(matrix, units)
+        damping, active, scale = state.memory.damping, jnp.zeros((), bool), None
+        if damping is not None and matrix is not None:
+            active, scale = damping.numbers.active, damping.grown(matrix, units)
             direction = self._damped(state, matrix, units, scale, direction, moved)
         if self.line_search:
             # Out of a local minimum of |F|: by the full step, or else by a little one.
-            little = singular | (jnp.mod(old.leaps, 2) == 1)
+            little = singular | (jnp.mod(old.counts.leaps, 2) == 1)
             leap = tree_math.where(
-                little, _displaced(y, old.leaps), tree_math.subtract(y, delta)
+                little, _displaced(y, old.counts.leaps), tree_math.subtract(y, delta)
             )
             leap = tree_math.where(active, y, leap)
             trial = backtrack(
@@ -220,11 +228,11 @@ class Newton(AbstractSolver):
         )
         new = trial.iterate
         books = self._entry(old, trial, rows, active)
-        if damping is not None:
+        if damping is not None and scale is not None:
             damping = damping.after(scale, trial.length, rejected)
         memory = _Memory(elimination, state.memory.units, books, unsolved, damping)
         moved = state.moved(new, memory, trial.evaluations, rejected)
-        hopeless = books.leaps > MAX_LEAPS
+        hopeless = books.counts.leaps > MAX_LEAPS
         if elimination is None:
             hopeless = hopeless | unsolved
         halted = (rejected & hopeless) | books.degenerate
@@ -253,30 +261,16 @@ class Newton(AbstractSolver):
             p = memory.damping.step(known, residual, units, scale)
             return jnp.zeros((), bool), p
 
-        first = memory.damping.active & ~near, direction
+        first = memory.damping.numbers.active & ~near, direction
         return tree_math.while_loop(lambda carry: carry[0], damp, first)[1]
 
-    def restarted(
-        self, state: State, failed: Bool[Array, ""]
-    ) -> tuple[State, Bool[Array, ""]] | None:
-        memory = state.memory
-        if memory.damping is None:
+    def restarted(self, state: State) -> State | None:
+        memory, damping = state.memory, state.memory.damping
+        if damping is None:
             return None
-        now, start = failed & ~memory.damping.active, memory.damping.start
-        books = Books.empty(state.iterate.norm.dtype)
-        memory = dataclasses.replace(
-            memory,
-            books=tree_math.where(now, books, memory.books),
-            damping=memory.damping.begun(now),
-        )
-        again = dataclasses.replace(
-            state,
-            iterate=tree_math.where(now, start, state.iterate),
-            memory=memory,
-            halted=state.halted & ~now,
-            reach=tree_math.where(now, componentwise.sizes(start.y), state.reach),
-        )
-        return again, now
+        books, start = Books.empty(state.iterate.norm.dtype), damping.start
+        memory = dataclasses.replace(memory, books=books, damping=damping.begun())
+        return State.at(start, memory, jnp.zeros((), jnp.int32))
 
     def _entry(
         self,
@@ -290,8 +284,8 @@ class Newton(AbstractSolver):
         eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
         # Rounding: of each equation; or the corrections have ceased to fall.
         measure = jnp.maximum(left.correction, left.remainder)
-        fell = measure < 0.9 * old.least
-        idle = jnp.where(fell, 0, old.idle + 1)
+        fell = measure < 0.9 * old.counts.least
+        idle = jnp.where(fell, 0, old.counts.idle + 1)
         floor = (idle >= IDLE) & (measure <= eps**FLOOR)
         if matrix is not None:
             rows = magnitude(matrix, new.y)
@@ -300,19 +294,20 @@ class Newton(AbstractSolver):
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
         short = (trial.length < 1 / 8) & ~trial.rejected & ~damped
-        overruled = trial.rejected | (old.creeping >= CREEPING)
+        overruled = trial.rejected | (old.counts.creeping >= CREEPING)
         # (Of damped steps none is taken against the search: those in a row count.)
-        leaps = jnp.where(damped & ~overruled, 0, old.leaps)
-        return Books.entry(
-            left,
-            believable(left.correction, left.remainder, eps),
-            floor,
-            jnp.minimum(measure, old.least),
-            idle,
-            jnp.where(linear, old.slow + 1, 0),
-            leaps + overruled.astype(leaps.dtype),
-            jnp.where(short, old.creeping + 1, 0),
+        leaps = jnp.where(damped & ~overruled, 0, old.counts.leaps)
+        counts = Counts.of(
+            measure.dtype,
+            trusted=believable(left.correction, left.remainder, eps),
+            rounded=floor,
+            least=jnp.minimum(measure, old.counts.least),
+            idle=idle,
+            slow=jnp.where(linear, old.counts.slow + 1, 0),
+            leaps=leaps + overruled.astype(leaps.dtype),
+            creeping=jnp.where(short, old.counts.creeping + 1, 0),
         )
+        return Books(left, counts)
 
     def _too_far(self, state: State, iterate: Iterate) -> Bool[Array, ""]:
         start = state.first_norm + state.first_size
@@ -325,7 +320,7 @@ class Newton(AbstractSolver):
 
     def error(self, state: State) -> Float[Array, ""]:
         books, exact = state.memory.books, state.iterate.norm == 0
-        error = jnp.where(books.trusted, books.left.error, jnp.inf)
+        error = jnp.where(books.counts.trusted, books.left.error, jnp.inf)
         return jnp.where(exact, 0, error)
 
     def measure(self, state: State) -> Float[Array, ""]:

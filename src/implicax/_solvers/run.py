@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
-from implicax._core.solution import Stats, Status
+from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import System
 from implicax._problems.optimality_conditions import OptimalityConditions
@@ -17,7 +17,8 @@ from implicax._solvers.base import AbstractSolver
 from implicax._solvers.external.base import AbstractExternalSolver, read
 from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
-from implicax._solvers.loop import SolverResult, judge, run_loop
+from implicax._solvers.judge import judge
+from implicax._solvers.loop import SolverResult, better, run_loop
 from implicax._solvers.progress import Listener, counter, tell, watch
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
@@ -110,7 +111,7 @@ def _run_in_turns(
             # A solution without a derivative is one, and nobody finds one at it.
             if not failed or (equations and status == Status.degenerate):
                 break
-            outcome = _better(outcome, attempt(other))
+            outcome = better(outcome, attempt(other))
         else:
             if equations:
                 failed = failed & (status != Status.degenerate)
@@ -120,7 +121,7 @@ def _run_in_turns(
 
             def again(carry: tuple, other: Any = other) -> tuple:
                 outcome, _ = carry
-                new = _better(outcome, attempt(other))
+                new = better(outcome, attempt(other))
                 bare = SolverResult(new.y, new.status, new.stats, None)
                 return bare, jnp.zeros((), bool)
 
@@ -129,22 +130,6 @@ def _run_in_turns(
             )
             outcome = SolverResult(bare.y, bare.status, bare.stats, kept)
     return outcome
-
-
-def _better(first: SolverResult, second: SolverResult) -> SolverResult:
-    """The second, unless it failed and is further from a solution than the first. (A
-    solution without a derivative is nearer than what is none.)"""
-    steps = first.stats.steps + second.stats.steps
-    evaluations = first.stats.evaluations + second.stats.evaluations
-    norms = first.stats.residual_norm, second.stats.residual_norm
-    there = [outcome.status == Status.degenerate for outcome in (first, second)]
-    nearer = jnp.where(there[0] == there[1], ~(norms[1] > norms[0]), there[1])
-    good = (second.status == Status.converged) | nearer
-    error = jnp.where(good, second.stats.error, first.stats.error)
-    stats = Stats(steps, evaluations, jnp.where(good, norms[1], norms[0]), error, None)
-    status = Status.where(good, second.status, first.status)
-    y = tree_math.where(good, second.y, first.y)
-    return SolverResult(y, status, stats, second.approximate_inverse, second.said)
 
 
 def message(outcome: SolverResult) -> str:

@@ -191,7 +191,8 @@ def natural(
     """Whether a correction that led from `old` to `new` left half of itself at most; or
     was in the rounding errors."""
     pairs = corrections(old, correction, new, remainder, reach)
-    return believable(*componentwise.ratios(*pairs), tree_math.coarsest_eps(old))
+    moved, left = componentwise.ratios(*pairs)
+    return believable(moved, left, tree_math.coarsest_eps(old))
 
 
 def corrections(

@@ -1,6 +1,7 @@
 """Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
 
 import abc
+import dataclasses
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import componentwise, tree_math
+from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
@@ -37,47 +39,95 @@ MAX_IDLE = 3
 FIRST_RADIUS = 1.0
 
 
-class _Memory(eqx.Module):
-    radius: Float[Array, ""]
+class _Numbers(Packed):
+    radius = Number(0)
     """Negative before the first step."""
+    first_slope = Number(1)
+    slope = Number(2)
+    """`|D^-1 g|`, at the start and now."""
+    lowest = Number(3)
+    """The lowest slope so far."""
+    length = Number(4)
+    """`|D n|` of the last Newton step `n`, infinite where there was none."""
+    shortest = Number(5)
+    """The shortest so far."""
+    error = Number(6)
+    """The largest estimated relative error of an unknown."""
+    top = Number(7)
+    """The objective at the start."""
+
+
+class _Flags(Packed):
+    idle = Number(0)
+    """Steps since the shortest that had no more to gain than the rounding errors of the
+    objective."""
+    small = Flag(1)
+    """Whether each error is within the tolerance, ..."""
+    floor = Flag(2)
+    """... or is what rounding errors would leave of it."""
+    level = Flag(3)
+    """Whether the way led along what is flat now, ..."""
+    out = Flag(4)
+    """... outwards."""
+    runs = Flag(5)
+    """Whether it leads on and on, away from the start."""
+    again = Flag(6)
+    """Whether this is the second attempt."""
+
+
+class _Memory(eqx.Module):
+    numbers: _Numbers
+    flags: _Flags
     scale: Float[Array, " n"] | None
     """The diagonal of `D`, zero where nothing is known yet."""
-    first_slope: Float[Array, ""]
-    slope: Float[Array, ""]
-    """`|D^-1 g|`, at the start and now."""
-    lowest: Float[Array, ""]
-    """The lowest slope so far."""
-    length: Float[Array, ""]
-    """`|D n|` of the last Newton step `n`, infinite where there was none."""
-    shortest: Float[Array, ""]
-    """The shortest so far."""
-    idle: Float[Array, ""]
-    """Steps since then that had no more to gain than the rounding errors of the
-    objective."""
-    error: Float[Array, ""]
-    """The largest estimated relative error of an unknown."""
-    small: Bool[Array, ""]
-    """Whether each of them is within the tolerance, ..."""
-    floor: Bool[Array, ""]
-    """... or is what rounding errors would leave of it."""
-    top: Float[Array, ""]
-    """The objective at the start."""
-    level: Bool[Array, ""]
-    """Whether the way led along what is flat now, ..."""
-    out: Bool[Array, ""]
-    """... outwards."""
-    runs: Bool[Array, ""]
-    """Whether it leads on and on, away from the start."""
-    origin: Vector
+    start: Iterate
     begun: Vector
     """`|y_i|` at the start and the first step, together."""
-    reach: Vector
-    """The largest `|y_i|` so far."""
     last: Vector
     """The last step."""
     own: Float[Array, " n"] | None
     """The roots of the diagonal of the model's matrix."""
     inverse: Spectral | None
+
+    @classmethod
+    def fresh(cls, start: Iterate, *, again: bool = False) -> "_Memory":
+        y = start.y
+        n, dtype = tree_math.num_unknowns(y), tree_math.working_dtype(y)
+        scale = inverse = None
+        if n <= DECOMPOSED:
+            scale = jnp.zeros((n,), dtype)
+            vector, matrix = jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype)
+            inverse = Spectral(vector, matrix, vector, vector, matrix, y)
+        inf = jnp.inf
+        return cls(
+            _Numbers.of(
+                dtype,
+                radius=-1,
+                first_slope=-1,
+                slope=inf,
+                lowest=inf,
+                length=inf,
+                shortest=inf,
+                error=inf,
+                top=inf,
+            ),
+            _Flags.of(
+                dtype,
+                idle=0,
+                small=False,
+                floor=False,
+                level=False,
+                out=False,
+                runs=False,
+                again=again,
+            ),
+            scale=scale,
+            start=start,
+            begun=componentwise.sizes(y),
+            last=tree_math.zeros_like(y),
+            own=scale,
+            inverse=inverse,
+        )
 
 
 class _Trial(eqx.Module):
@@ -113,38 +163,8 @@ class AbstractTrustRegion(AbstractSolver):
                 "search has no derivative. Use derivative=ix.Implicit(), or another "
                 "solver, ix.Newton() for example."
             )
-        n, dtype = tree_math.num_unknowns(y), tree_math.working_dtype(y)
-        inf, no = jnp.full((), jnp.inf, dtype), jnp.full((), -1, dtype)
-        scale = inverse = None
-        if n <= DECOMPOSED:
-            scale = jnp.zeros((n,), dtype)
-            vector, matrix = jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype)
-            inverse = Spectral(vector, matrix, vector, vector, matrix, y)
-        false, zero = jnp.zeros((), bool), jnp.zeros((), dtype)
-        memory = _Memory(
-            radius=no,
-            scale=scale,
-            first_slope=no,
-            slope=inf,
-            lowest=inf,
-            length=inf,
-            shortest=inf,
-            idle=zero,
-            error=inf,
-            small=false,
-            floor=false,
-            top=inf,
-            level=false,
-            out=false,
-            runs=false,
-            origin=y,
-            begun=componentwise.sizes(y),
-            reach=componentwise.sizes(y),
-            last=tree_math.zeros_like(y),
-            own=scale,
-            inverse=inverse,
-        )
-        return State.start(system, y, memory)
+        state = State.start(system, y)
+        return dataclasses.replace(state, memory=_Memory.fresh(state.iterate))
 
     def check(self, system: System) -> None:
         """An error unless this is a problem for the solver."""
@@ -157,14 +177,15 @@ class AbstractTrustRegion(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         iterate, memory = state.iterate, state.memory
-        fresh = memory.first_slope < 0
-        forcing = jnp.sqrt(memory.slope / jnp.abs(memory.first_slope))
+        old, start = memory.numbers, memory.start.y
+        fresh = old.first_slope < 0
+        forcing = jnp.sqrt(old.slope / jnp.abs(old.first_slope))
         forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
         model, scale = self._model(system, state, memory.scale, forcing)
         size, slope = model.size(iterate.y), self._slope(model, iterate)
-        first_slope = jnp.where(fresh, slope, memory.first_slope)
-        start = FIRST_RADIUS * jnp.where(size > 0, size, 1)
-        radius = jnp.where(memory.radius < 0, start, memory.radius)
+        first_slope = jnp.where(fresh, slope, old.first_slope)
+        first = FIRST_RADIUS * jnp.where(size > 0, size, 1)
+        radius = jnp.where(old.radius < 0, first, old.radius)
 
         objective = self._objective(system, iterate.y)
         # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
@@ -222,12 +243,12 @@ class AbstractTrustRegion(AbstractSolver):
         length = model.size(n)
         # Newton steps that shrink by `theta` have `theta / (1 - theta)` of the last to
         # come. (Before the second nothing is known of that.)
-        theta = length / memory.length
-        theta = jnp.where(memory.length > 0, theta, 0)
-        left = jnp.where(jnp.isfinite(memory.length), to_come(theta), 1)
+        theta = length / old.length
+        theta = jnp.where(old.length > 0, theta, 0)
+        left = jnp.where(jnp.isfinite(old.length), to_come(theta), 1)
         full = trial.accepted & step.interior
         left = jnp.where(full | (length == 0), left, jnp.inf)
-        reach = componentwise.grown(memory.reach, new.y)
+        reach = componentwise.grown(state.reach, new.y)
         expected = jax.tree.map(
             lambda n: jnp.where(n == 0, 0, left.astype(n.dtype) * n), n
         )
@@ -238,51 +259,57 @@ class AbstractTrustRegion(AbstractSolver):
             floor = floor & steady(own, memory.own)
         last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
         level = model.levels(last, iterate.y) | model.levels(
-            tree_math.subtract(iterate.y, memory.origin), iterate.y
+            tree_math.subtract(iterate.y, start), iterate.y
         )
 
         begun = tree_math.where(
             fresh,
-            tree_math.add(memory.reach, componentwise.sizes(step.p)),
+            tree_math.add(state.reach, componentwise.sizes(step.p)),
             memory.begun,
         )
-        top = jnp.where(fresh, objective, memory.top)
+        top = jnp.where(fresh, objective, old.top)
         spent = (step.reduction <= noise) | (step.reduction <= eps * (top - objective))
         easy = (trial.count == 1) & step.interior & spent
-        runs = trial.accepted & outwards(step.p, new.y, memory.origin, begun, easy)
+        runs = trial.accepted & outwards(step.p, new.y, start, begun, easy)
 
         # Where nothing is left to gain, stop when neither gradient nor Newton step
         # falls. (By the Gauss-Newton model it may rise now and then on its way.)
         slope = self._slope(model, new)
-        falls = (slope < memory.lowest) | (length < 0.9 * memory.shortest)
+        falls = (slope < old.lowest) | (length < 0.9 * old.shortest)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= noise)
-        idle = jnp.where(falls, 0, memory.idle + nothing.astype(slope.dtype))
+        idle = jnp.where(falls, 0, memory.flags.idle + nothing.astype(slope.dtype))
         # So it is where the gradient has become much larger (then that step is taken
         # back), or where no step leads down and the Newton step is small.
-        worse = nothing & ~(slope <= 10 * memory.lowest)
+        worse = nothing & ~(slope <= 10 * old.lowest)
         new = tree_math.where(worse, iterate, new)
-        slope = jnp.where(worse, memory.slope, slope)
+        slope = jnp.where(worse, old.slope, slope)
         done = ~trial.accepted & floor | worse
         memory = _Memory(
-            radius=radius,
+            _Numbers.of(
+                slope.dtype,
+                radius=radius,
+                first_slope=first_slope,
+                slope=slope,
+                lowest=jnp.minimum(slope, old.lowest),
+                length=length,
+                shortest=jnp.minimum(length, old.shortest),
+                error=relative(expected, new.y, reach),
+                top=top,
+            ),
+            _Flags.of(
+                slope.dtype,
+                idle=jnp.where(done, MAX_IDLE, idle),
+                small=small,
+                floor=floor,
+                level=level,
+                out=size > model.size(start),
+                runs=runs,
+                again=memory.flags.again,
+            ),
             scale=scale,
-            first_slope=first_slope,
-            slope=slope,
-            lowest=jnp.minimum(slope, memory.lowest),
-            length=length,
-            shortest=jnp.minimum(length, memory.shortest),
-            idle=jnp.where(done, MAX_IDLE, idle),
-            error=relative(expected, new.y, reach),
-            small=small,
-            floor=floor,
-            top=top,
-            level=level,
-            out=size > model.size(memory.origin),
-            runs=runs,
-            origin=memory.origin,
+            start=memory.start,
             begun=begun,
-            reach=reach,
             last=last,
             own=own,
             inverse=model if isinstance(model, Spectral) else None,
@@ -291,12 +318,12 @@ class AbstractTrustRegion(AbstractSolver):
         return state.moved(new, memory, trial.count, halted)
 
     def _at_floor(self, memory: _Memory) -> Bool[Array, ""]:
-        return memory.idle >= MAX_IDLE
+        return memory.flags.idle >= MAX_IDLE
 
     def converged(self, state: State) -> Bool[Array, ""]:
         if state.iterate.objective is None:
             return super().converged(state)
-        there = state.memory.small & ~state.memory.level
+        there = state.memory.flags.small & ~state.memory.flags.level
         if self.atol is not None:
             there = there | (
                 state.iterate.norm <= self.atol.astype(state.iterate.norm.dtype)
@@ -308,7 +335,7 @@ class AbstractTrustRegion(AbstractSolver):
         if state.iterate.objective is None:
             return jnp.zeros((), bool)
         memory = state.memory
-        return self._at_floor(memory) & memory.floor & ~memory.level
+        return self._at_floor(memory) & memory.flags.floor & ~memory.flags.level
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:
         if system.objective is None:
@@ -326,9 +353,9 @@ class AbstractTrustRegion(AbstractSolver):
             )
             free = known & jnp.any(null) & ~good
             status = Status.where(free, Status.degenerate, status)
-        level = Status.where(memory.out, Status.unbounded, Status.degenerate)
-        status = Status.where(~known & memory.level, level, status)
-        status = Status.where(~known & memory.runs, Status.unbounded, status)
+        level = Status.where(memory.flags.out, Status.unbounded, Status.degenerate)
+        status = Status.where(~known & memory.flags.level, level, status)
+        status = Status.where(~known & memory.flags.runs, Status.unbounded, status)
         return eqx.tree_at(lambda outcome: outcome.status, outcome, status)
 
     def failure_reason(self, state: State) -> Status:
