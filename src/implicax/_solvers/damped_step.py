@@ -78,12 +78,15 @@ class Damping(eqx.Module):
         residual: Vector,
         units: Vector,
         scale: Float[Array, " n"],
-    ) -> Vector:
-        """The step `p`."""
+    ) -> tuple[Vector, Array]:
+        """The step `p`, and the share of `|F|^2` that falls along it at first: that is
+        `|J p|^2 + damping |D p|^2`, of which QR has the root."""
         flat, unravel = tree_math.ravel(residual)
         n, unit = flat.size, tree_math.ravel(units)[0]
         upper = jnp.concatenate([matrix, flat[:, None]], axis=1) / unit[:, None]
         bound = jnp.sqrt(self.numbers.damping) * jnp.where(scale > 0, scale, 1)
         lower = jnp.concatenate([jnp.diag(bound), jnp.zeros((n, 1), flat.dtype)], 1)
         r = jnp.linalg.qr(jnp.concatenate([upper, lower]), mode="r")
-        return unravel(-jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n]))
+        p = -jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n])
+        falls, rest = jnp.sum(r[:n, n] ** 2), r[n, n] ** 2
+        return unravel(p), falls / (falls + rest)

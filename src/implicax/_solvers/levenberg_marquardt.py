@@ -150,7 +150,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
             return outcome
         memory = state.memory
         found = examine(system, state.iterate, memory.start.y, state.reach, self.rtol)
-        return concluded(outcome, found, self.atol)
+        return concluded(outcome, found, self.atol, memory.flags.again)
 
     def failure_reason(self, state: State) -> Status:
         why, inverse = super().failure_reason(state), state.memory.inverse

@@ -37,12 +37,14 @@ def backtrack(
     nothing: Any,
     leap: Vector,
     forced: Bool[Array, ""],
+    share: Float[Array, ""] | float = 1.0,
 ) -> Trial:
     """The step length `t` in `1, 1/2, 1/4, ...` that leads nearer to a solution.
 
-    Accepted is `|F(y + t d)| <= (1 - 1e-4 t) |F(y)|` in Euclidean norms, each equation
-    in its unit (Armijo 1966; for Newton's direction see Dennis & Schnabel 1996, ch. 6:
-    a smooth norm lets it go round more corners than the maximum norm does), or any
+    Accepted is `|F(y + t d)| <= (1 - 1e-4 t share) |F(y)|` in Euclidean norms, each
+    equation in its unit, where `share` of `|F|^2` falls along `d` at first: all for
+    Newton's direction (Armijo 1966; Dennis & Schnabel 1996, ch. 6: a smooth norm lets
+    it go round more corners than the maximum norm does). Accepted too is any
     point at which `look` finds little left of the correction: in a narrow valley, and
     at the rounding level, the residual need not fall. One that is not finite is not
     accepted. Where no length is, the last point tried is `leap`, for the solver to take
@@ -66,7 +68,7 @@ def backtrack(
         y = tree_math.where(last, leap, move(frozen, along, t))
         new = jax.lax.stop_gradient(system.evaluate(y))
         found, nearer = look(new)
-        falls = square(new.residual) <= (1 - 1e-4 * t) ** 2 * first
+        falls = square(new.residual) <= (1 - 1e-4 * t * share) ** 2 * first
         finite = jnp.isfinite(new.norm)
         accepted = finite & (falls | nearer | forced) & ~last
         count = trial.evaluations + 1

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import componentwise, tree_math
+from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
@@ -114,29 +115,36 @@ class Judgement(eqx.Module):
     evaluations: Int[Array, ""]
 
 
+class _Found(Packed):
+    error = Number(0)
+    length = Number(1)
+    """Of Newton's correction, in the scaling of the Hessian."""
+    count = Number(2)
+    going = Flag(3)
+
+
+class _Flags(Packed):
+    small = Flag(0)
+    """Whether the correction is within the tolerance."""
+    floor = Flag(1)
+    """Whether it is what rounding leaves."""
+    down = Flag(2)
+    """Whether a curvature is negative."""
+    level = Flag(3)
+    """Whether the way led along what is flat, ..."""
+    out = Flag(4)
+    """... outwards."""
+    nowhere = Flag(5)
+    """Whether it did, or there is a slope still."""
+    isolated = Flag(6)
+    """Whether it is a minimum but for what is flat for good."""
+
+
 class _Look(eqx.Module):
     iterate: Iterate
     own: Float[Array, " n"]
-    error: Float[Array, ""]
-    length: Float[Array, ""]
-    """Of Newton's correction, in the scaling of the Hessian."""
-    theta: Float[Array, ""]
-    small: Bool[Array, ""]
-    """Whether the correction is within the tolerance."""
-    floor: Bool[Array, ""]
-    """Whether it is what rounding leaves."""
-    down: Bool[Array, ""]
-    """Whether a curvature is negative."""
-    level: Bool[Array, ""]
-    """Whether the way led along what is flat, ..."""
-    out: Bool[Array, ""]
-    """... outwards."""
-    nowhere: Bool[Array, ""]
-    """Whether it did, or there is a slope still."""
-    isolated: Bool[Array, ""]
-    """Whether it is a minimum but for what is flat for good."""
-    count: Int[Array, ""]
-    going: Bool[Array, ""]
+    found: _Found
+    flags: _Flags
 
 
 def examine(
@@ -162,8 +170,9 @@ def examine(
         model, flat = exact(system, iterate), tree_math.ravel(iterate.y)[0]
         n = unravel(model.basis @ model.q)
         length = jnp.linalg.norm(model.q)
-        theta = length / jnp.where(old.length > 0, old.length, 1)
-        first = old.count == 0
+        before, count = old.found.length, old.found.count
+        theta = length / jnp.where(before > 0, before, 1)
+        first = count == 0
         left = jnp.where(first, 1, to_come(theta))
         expected = jax.tree.map(lambda n: left.astype(n.dtype) * n, n)
         most = allowed(iterate.y, reach, rtol)
@@ -190,7 +199,7 @@ def examine(
         isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
-        more = more & jnp.isfinite(length) & (old.count < steps)
+        more = more & jnp.isfinite(length) & (count < steps)
         new = system.evaluate(tree_math.add(iterate.y, n))
         more = more & jnp.isfinite(new.norm)
         # What is expected to be left is left *after* the correction: it is taken, too.
@@ -198,38 +207,32 @@ def examine(
         return _Look(
             tree_math.where(moves, new, iterate),
             model.own,
-            relative(error, iterate.y, reach).astype(dtype),
-            length.astype(dtype),
-            theta.astype(dtype),
-            small,
-            floor,
-            model.curved_down,
-            level,
-            out,
-            nowhere,
-            isolated,
-            old.count + 1,
-            more,
+            _Found.of(
+                dtype,
+                error=relative(error, iterate.y, reach),
+                length=length,
+                count=count + 1,
+                going=more,
+            ),
+            _Flags.of(
+                dtype,
+                small=small,
+                floor=floor,
+                down=model.curved_down,
+                level=level,
+                out=out,
+                nowhere=nowhere,
+                isolated=isolated,
+            ),
         )
 
-    no, inf = jnp.zeros((), bool), jnp.full((), jnp.inf, dtype)
+    inf = jnp.inf
+    nothing = _Found.of(dtype, error=inf, length=inf, count=0, going=True)
     entry = _Look(
-        iterate,
-        jnp.zeros_like(start),
-        inf,
-        inf,
-        inf,
-        no,
-        no,
-        no,
-        no,
-        no,
-        no,
-        no,
-        jnp.zeros((), jnp.int32),
-        jnp.ones((), bool),
+        iterate, jnp.zeros_like(start), nothing, _Flags(jnp.zeros((7,), dtype))
     )
-    last = tree_math.while_loop(lambda look: look.going, look, entry)
+    end = tree_math.while_loop(lambda look: look.found.going, look, entry)
+    last, found = end.flags, end.found
     done = last.small | last.floor
     status = Status.where(done, Status.converged, Status.stagnated)
     status = Status.where(done & ~last.isolated, Status.degenerate, status)
@@ -238,13 +241,20 @@ def examine(
     status = Status.where(last.level & last.out, Status.unbounded, status)
     status = Status.where(last.down & done, Status.saddle, status)
     status = Status.where(last.down & ~done, Status.stagnated, status)
-    known = jnp.isfinite(last.iterate.norm) & jnp.isfinite(last.length)
+    known = jnp.isfinite(end.iterate.norm) & jnp.isfinite(found.length)
     status = Status.where(known, status, Status.non_finite)
-    return Judgement(last.iterate, status, last.error, last.count - 1)
+    spent = found.count.astype(jnp.int32) - 1
+    return Judgement(end.iterate, status, found.error, spent)
 
 
-def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
-    """The outcome of a minimisation, after an examination of where it ended."""
+def concluded(
+    outcome: Any, found: Judgement, atol: Array | None, exact: Bool[Array, ""]
+) -> Any:
+    """The outcome of a minimisation, after an examination of where it ended.
+
+    `exact`: whether it went by the Hessian. Then an examination that has seen nothing
+    bad, but has got no nearer, takes nothing back.
+    """
     said, iterate = outcome.status, found.iterate
     ended = said == Status.converged
     ended = ended | (said == Status.stagnated) | (said == Status.unbounded)
@@ -255,9 +265,8 @@ def concluded(outcome: Any, found: Judgement, atol: Array | None) -> Any:
     bad = bad | (found.status == Status.degenerate)
     if atol is not None:
         good = good | ended & ~bad & (iterate.norm <= atol.astype(iterate.norm.dtype))
-    status = Status.where(
-        ended & (bad | (said == Status.converged)), found.status, said
-    )
+    doubted = bad | (said == Status.converged) & ~exact
+    status = Status.where(ended & doubted, found.status, said)
     status = Status.where(good, Status.converged, status)
     stats = outcome.stats
     return eqx.tree_at(

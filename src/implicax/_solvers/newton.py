@@ -195,9 +195,12 @@ class Newton(AbstractSolver):
         if rows is not None:
             units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
         damping, active, scale = state.memory.damping, jnp.zeros((), bool), None
+        share = 1.0
         if damping is not None and matrix is not None:
             active, scale = damping.numbers.active, damping.grown(matrix, units)
-            direction = self._damped(state, matrix, units, scale, direction, moved)
+            direction, share = self._damped(
+                state, matrix, units, scale, direction, moved
+            )
         if self.line_search:
             # Out of a local minimum of |F|: by the full step, or else by a little one.
             little = singular | (jnp.mod(old.counts.leaps, 2) == 1)
@@ -214,6 +217,7 @@ class Newton(AbstractSolver):
                 nothing,
                 leap,
                 forced & ~active,
+                share,
             )
         else:
             new = system.evaluate(tree_math.add(iterate.y, direction))
@@ -248,21 +252,22 @@ class Newton(AbstractSolver):
         scale: Float[Array, " n"],
         direction: Vector,
         moved: Array,
-    ) -> Vector:
+    ) -> tuple[Vector, Array]:
         """The damped step in place of Newton's `direction`, which `moved` by so much
-        relative to the unknowns: where those steps are, and far from a solution."""
+        relative to the unknowns: where such steps are taken, and far from a solution.
+        And the share of `|F|^2` that falls along it."""
         residual, memory = state.iterate.residual, state.memory
         near = moved <= tree_math.coarsest_eps(direction) ** NEAR
         # A loop of one round: see `tree_math.once`, and `LinearSolve`.
 
         def damp(carry: tuple) -> tuple:
-            needed, _ = carry
+            needed, *_ = carry
             known = jnp.where(needed, matrix, jnp.nan)
-            p = memory.damping.step(known, residual, units, scale)
-            return jnp.zeros((), bool), p
+            p, share = memory.damping.step(known, residual, units, scale)
+            return jnp.zeros((), bool), p, share
 
-        first = memory.damping.numbers.active & ~near, direction
-        return tree_math.while_loop(lambda carry: carry[0], damp, first)[1]
+        first = memory.damping.numbers.active & ~near, direction, jnp.ones_like(moved)
+        return tree_math.while_loop(lambda carry: carry[0], damp, first)[1:]
 
     def restarted(self, state: State) -> State | None:
         memory, damping = state.memory, state.memory.damping

@@ -14,6 +14,7 @@ from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
+from implicax._problems.losses import Squares
 from implicax._solvers.base import AbstractSolver, State
 from implicax._solvers.curvature import flat_for_good
 from implicax._solvers.minimality import (
@@ -187,7 +188,9 @@ class AbstractTrustRegion(AbstractSolver):
         first = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(old.radius < 0, first, old.radius)
 
-        objective = self._objective(system, iterate.y)
+        objective = iterate.objective
+        if objective is None:
+            objective = Squares().cost(iterate.residual)
         # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
         eps, energy = tree_math.coarsest_eps(iterate.y), model.energy(iterate.y)
         # (An overflow is no such error.)
@@ -258,9 +261,8 @@ class AbstractTrustRegion(AbstractSolver):
         if own is not None:
             floor = floor & steady(own, memory.own)
         last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
-        level = model.levels(last, iterate.y) | model.levels(
-            tree_math.subtract(iterate.y, start), iterate.y
-        )
+        whole = tree_math.subtract(iterate.y, start)
+        level = model.levels((last, whole), iterate.y)
 
         begun = tree_math.where(
             fresh,

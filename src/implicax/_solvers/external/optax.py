@@ -118,7 +118,7 @@ class Optax(AbstractSolver):
         iterate, origin = state.iterate, state.memory.origin
         reach = componentwise.grown(componentwise.sizes(origin), iterate.y)
         found = examine(system, iterate, origin, reach, self.rtol)
-        return concluded(outcome, found, self.atol)
+        return concluded(outcome, found, self.atol, jnp.zeros((), bool))
 
     def step(self, system: System, state: State) -> State:
         optax = library("optax", "ix.Optax")
