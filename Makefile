@@ -33,6 +33,7 @@ bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes bench
 	$(BIN)/python -m benchmarks.gradient
 	$(BIN)/python -m benchmarks.decorated
 	$(BIN)/python -m benchmarks.host
+	$(BIN)/python -m benchmarks.programs
 	$(BIN)/python -m benchmarks.lanes
 	$(BIN)/python -m benchmarks.conditioning
 	$(BIN)/python -m benchmarks.profile

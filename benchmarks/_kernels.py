@@ -15,8 +15,19 @@ import jax
 
 #: What is no kernel of its own: names, calls of libraries, and control flow.
 FREE = frozenset(
-    "after-all bitcast call conditional constant copy custom-call get-tuple-element "
-    "parameter tuple while".split()
+    (
+        "after-all",
+        "bitcast",
+        "call",
+        "conditional",
+        "constant",
+        "copy",
+        "custom-call",
+        "get-tuple-element",
+        "parameter",
+        "tuple",
+        "while",
+    )
 )
 #: Fusions that a library computes.
 LIBRARY = re.compile(r"_?(?:ynn|xnn)_fusion")

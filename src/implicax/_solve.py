@@ -126,10 +126,10 @@ def root(
 
     - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
       same dtype, and best in the structure and shapes of `y`.
-    - `solver`: `None` means [`implicax.Newton`][], line-searched, whose factorisation
-      the derivative reuses; and where that does not get there,
-      [`implicax.LevenbergMarquardt`][]. (Naming `ix.Newton()` halves the time to
-      compile under `jit`.)
+    - `solver`: `None` means [`implicax.Newton`][]`(retry=True)`: line-searched, and
+      where that does not get there, with damped steps from `y0` again; its
+      factorisation serves the derivative. (Beyond 512 real unknowns
+      [`implicax.LevenbergMarquardt`][] takes the second turn.)
 
     **Returns:** a [`implicax.Solution`][].
 
@@ -241,8 +241,10 @@ def least_squares(
     - `fn`: takes `(y, args)`, returns the errors: any pytree of arrays.
     - `loss`: how errors are weighed: `None` for plain squares, or a robust one such as
       [`implicax.Huber`][]`(scale)`; see [`implicax.LeastSquares`][].
-    - `solver`: `None` means [`implicax.LevenbergMarquardt`][] and, where that does not
-      get there, [`implicax.TrustRegion`][] with the exact Hessian. Others as in
+    - `solver`: `None` means [`implicax.LevenbergMarquardt`][]`(retry=True)`: where
+      that does not get there, the exact Hessian leads from `y0` again, as in
+      [`implicax.TrustRegion`][] (which takes that turn beyond 512 real unknowns).
+      Others as in
       [`implicax.minimize`][], and any optimistix least-squares solver.
 
     **Returns:** a [`implicax.Solution`][]; half the (weighed) sum of squares is

@@ -5,6 +5,7 @@ In a process of its own each: benchmarks pin threads and configure JAX.
 
 import importlib.util
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -16,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 BENCHMARKS = {
     "gradient": ["--sizes", "3", "--seconds", "0.05", "--compile-repeats", "1"],
     "decorated": ["--sizes", "3", "--seconds", "0.05"],
+    "programs": ["--sizes", "20", "--repeats", "1", "--only"],
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
@@ -24,12 +26,15 @@ BENCHMARKS = {
 }
 
 
-def run(name, folder):
+def run(name, folder, *, more=(), optimised=False):
     """Run a benchmark in small; what it wrote as JSON and as Markdown."""
+    unoptimised = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS") if optimised else ()
+    environment = {k: v for k, v in os.environ.items() if k not in unoptimised}
     command = [sys.executable, "-m", f"benchmarks.{name}", *BENCHMARKS[name]]
     done = subprocess.run(
-        [*command, "--output", str(folder)],
+        [*command, *more, "--output", str(folder)],
         cwd=ROOT,
+        env=environment,
         capture_output=True,
         text=True,
     )
@@ -57,6 +62,27 @@ def test_times_are_measured(name, tmp_path):
     found = numbers(record.get("rows", record.get("seconds")))
     assert len(found) >= 8
     assert all(abs(x) < 1e6 for x in found)
+
+
+#: The most distinct kernels, and copies of `fn`, of value and gradient in a program:
+#: one that grows is felt at every first call.
+KERNELS = {
+    "ix.root": (135, 4),
+    "ix.Newton": (100, 4),
+    "ix.least_squares": (270, 9),
+    "ix.minimize": (175, 6),
+    "ix.fixed_point": (125, 5),
+}
+
+
+def test_programs_do_not_grow(tmp_path):
+    """As users compile them: the tests' own programs are not optimised."""
+    record, _ = run("programs", tmp_path, more=KERNELS, optimised=True)
+    for title in ("one layer, n = 20", "network, n = 20"):
+        for name, (kernels, copies) in KERNELS.items():
+            row = record[title][name]
+            assert 20 < row["kernels"] <= kernels, (title, name, row)
+            assert 0 < row["copies"] <= copies, (title, name, row)
 
 
 def test_ill_conditioned_gradients_are_compared_with_exact_ones(tmp_path):

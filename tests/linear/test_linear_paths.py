@@ -17,7 +17,13 @@ import pytest
 import implicax as ix
 
 from ..cases import squares
-from ..derivative_matrix import ENTRIES, PER_SOLVER, SCAN_WEIGHTS, allowed, functions
+from ..derivative_matrix import (
+    ENTRIES,
+    PER_SOLVER,
+    SCAN_WEIGHTS,
+    allowed,
+    transformations,
+)
 from ..oracles import relative_error
 
 #: Above `SMALL` of `_linear/linear_solve.py`, so that matrices are not simply formed.
@@ -159,30 +165,67 @@ def asked(variant: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def expected(name: str, variant: str, entry: str) -> Any:
+def expected(name: str, variant: str) -> dict[str, Any]:
     double = "float64" if variant == "float32" else variant
     case = make(name, double, Oracle)
     if variant == "float32":  # the numbers of the single precision case, as exact
         narrow = lambda x: jnp.asarray(x, jnp.float32).astype(jnp.float64)
         arrays = jax.tree.map(narrow, tuple(case[1:-1]))
         case = Oracle(case.path, *arrays, case.dtype)
-    return jax.jit(functions(case, None)[entry])()
+    return transformations(case, None, asked(variant))
 
 
-ALL = [
-    (name, variant, entry)
-    for name in PATHS
-    for variant in VARIANTS
-    for entry in asked(variant)
-]
+@functools.cache
+def computed(name: str, variant: str) -> dict[str, Any]:
+    return transformations(make(name, variant), PATHS[name].solver, asked(variant))
 
 
-@pytest.mark.parametrize(("name", "variant", "entry"), ALL)
-def test_entry(name, variant, entry):
-    case = make(name, variant)
-    came = jax.jit(functions(case, PATHS[name].solver)[entry])()
-    wanted = expected(name, variant, entry)
-    assert relative_error(came, wanted) <= allowed(variant)
+class Paths:
+    """The tests of one path. A class is what pytest-xdist's `loadscope` keeps in one
+    process, so that each program is compiled once."""
+
+    name: str
+
+    def pytest_generate_tests(self, metafunc):
+        cases = [(v, entry) for v in VARIANTS for entry in asked(v)]
+        metafunc.parametrize(("variant", "entry"), cases)
+
+    def test_entry(self, variant, entry):
+        came = computed(self.name, variant)[entry]
+        wanted = expected(self.name, variant)[entry]
+        assert relative_error(came, wanted) <= allowed(variant)
+
+
+class TestDirect(Paths):
+    name = "direct"
+
+
+class TestFactorReuse(Paths):
+    name = "factor reuse"
+
+
+class TestContraction(Paths):
+    name = "contraction"
+
+
+class TestPlainRefinement(Paths):
+    name = "plain refinement"
+
+
+class TestConjugateGradients(Paths):
+    name = "conjugate gradients"
+
+
+class TestGMRES(Paths):
+    name = "GMRES"
+
+
+class TestTheUsers(Paths):
+    name = "the user's"
+
+
+class TestMinimumNorm(Paths):
+    name = "minimum norm"
 
 
 REVERSE = {

@@ -43,7 +43,7 @@ class Implicit(AbstractDerivative):
     - `linear_solver`: `"auto"`, any `lineax.AbstractLinearSolver`, or a function
       `solve(matvec, b)` of flat vectors (what it gets wrong is refined). `"auto"`
       iterates the linearised map after Picard; forms the Jacobian and eliminates up to
-      40 real unknowns; else reuses the solver's factorisation where it left one
+      128 real unknowns; else reuses the solver's factorisation where it left one
       (Newton, Chord), or iterates the linearised map of a fixed point; and falls back
       on elimination (up to 4096 real unknowns) or GMRES. It checks the true residual
       each time, and gives NaN rather than a wrong derivative.
