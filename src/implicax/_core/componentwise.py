@@ -38,19 +38,17 @@ def eps(leaf: Array) -> float:
 
 
 def quotients(d: Vector, y: Vector) -> Vector:
-    """`|d_i| / |y_i|`, with `0 / 0 = 0`; infinite where it is not a number."""
+    """`d_i / |y_i|`, with `0 / 0 = 0`."""
 
     def quotient(d: Array, y: Array) -> Array:
-        d, y = jnp.abs(d), jnp.abs(y)
-        found = jnp.where(d == 0, 0, d / jnp.maximum(y, jnp.finfo(y.dtype).tiny))
-        return jnp.where(jnp.isnan(found) | jnp.isnan(d), jnp.inf, found)
+        return d / jnp.maximum(jnp.abs(y), jnp.finfo(y.dtype).tiny)
 
     return jax.lax.stop_gradient(jax.tree.map(quotient, d, y))
 
 
 def ratio(d: Vector, y: Vector) -> Float[Array, ""]:
-    """The largest `|d_i| / |y_i|`."""
-    return tree_math.max_norm(quotients(d, y))
+    """The largest `|d_i| / |y_i|`; infinite where one is not a number."""
+    return _known(tree_math.max_norm(quotients(d, y)))
 
 
 def ratios(*pairs: tuple[Vector, Vector]) -> tuple[Float[Array, ""], ...]:
@@ -66,7 +64,11 @@ def stacked_ratios(*pairs: tuple[Vector, Vector]) -> Float[Array, " k"]:
         stacked = jnp.stack(leaves)
         axes = tuple(range(1, stacked.ndim))
         largest.append(tree_math.max_abs(stacked, axes).astype(dtype))
-    return functools.reduce(jnp.maximum, largest)
+    return _known(functools.reduce(jnp.maximum, largest))
+
+
+def _known(largest: Array) -> Array:
+    return jnp.where(jnp.isnan(largest), jnp.inf, largest)
 
 
 def every(x: PyTree[Bool[Array, "..."]]) -> Bool[Array, ""]:
