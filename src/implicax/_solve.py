@@ -127,9 +127,8 @@ def root(
     - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
       same dtype, and best in the structure and shapes of `y`.
     - `solver`: `None` means [`implicax.Newton`][]`(retry=True)`: line-searched, and
-      where that does not get there, with damped steps from `y0` again; its
-      factorisation serves the derivative. (Beyond 512 real unknowns
-      [`implicax.LevenbergMarquardt`][] takes the second turn.)
+      where that does not get there, with damped steps from `y0` again (beyond 512
+      real unknowns: [`implicax.LevenbergMarquardt`][]).
 
     **Returns:** a [`implicax.Solution`][].
 
@@ -242,9 +241,7 @@ def least_squares(
     - `loss`: how errors are weighed: `None` for plain squares, or a robust one such as
       [`implicax.Huber`][]`(scale)`; see [`implicax.LeastSquares`][].
     - `solver`: `None` means [`implicax.LevenbergMarquardt`][]`(retry=True)`: where
-      that does not get there, the exact Hessian leads from `y0` again, as in
-      [`implicax.TrustRegion`][] (which takes that turn beyond 512 real unknowns).
-      Others as in
+      that does not get there, from `y0` again by the exact Hessian. Others as in
       [`implicax.minimize`][], and any optimistix least-squares solver.
 
     **Returns:** a [`implicax.Solution`][]; half the (weighed) sum of squares is

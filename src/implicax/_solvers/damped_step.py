@@ -17,7 +17,9 @@ from implicax._core.packed import Flag, Number, Packed
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate
 
-#: The damping of the first step, in units of `D`.
+#: The damping of the first step, in units of `D`: a second attempt may be careful. (Of
+#: 576 starts of the 36 systems in `benchmarks/problems` 476 lead to a solution with
+#: these numbers, 470 where a full step takes off less, 0.3.)
 FIRST = 1.0
 #: What a full step takes off it, ...
 EASED = 0.1

@@ -17,6 +17,7 @@ from implicax._solvers.base import State, tolerance
 from implicax._solvers.curvature import gauss_newton
 from implicax._solvers.minimality import DECOMPOSED, concluded, examine
 from implicax._solvers.trust_region_base import AbstractTrustRegion
+from implicax._solvers.trust_region_memory import Memory
 from implicax._solvers.trust_region_subproblem import (
     Spectral,
     from_hessian,
@@ -141,7 +142,7 @@ class LevenbergMarquardt(AbstractTrustRegion):
         start = state.memory.start
         if not self._retries(start):
             return None
-        memory = type(state.memory).fresh(start, again=True)
+        memory = Memory.fresh(start, again=True)
         return State.at(start, memory, jnp.zeros((), jnp.int32))
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:

@@ -66,6 +66,17 @@ class _Memory(eqx.Module):
     """Of the second attempt."""
 
 
+class _Correction(eqx.Module):
+    correction: Vector
+    matrix: Float[Array, "n n"] | None = None
+    """`J`, where it is formed; ..."""
+    elimination: Elimination | None = None
+    factor: LUFactors | None = None
+    """... its factors, for other right-hand sides, and ..."""
+    rows: Float[Array, "n n"] | None = None
+    """... itself, both without a derivative."""
+
+
 class Newton(AbstractSolver):
     """Newton's method with a backtracking line search.
 
@@ -85,7 +96,8 @@ class Newton(AbstractSolver):
       `False` always takes `t = 1`.
     - `retry`: where that fails, once more from the start, with steps damped as by
       Levenberg and Marquardt (More 1978): down the sum of squares, however singular
-      `J` is. Another `max_steps` steps; up to 512 real unknowns.
+      `J` is. Another `max_steps` steps; up to 512 real unknowns, and with
+      `linear_solver="auto"`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
 
     ```python
@@ -109,6 +121,13 @@ class Newton(AbstractSolver):
     precision: ClassVar[float] = 0.8
     exact: ClassVar[bool] = True
 
+    def __check_init__(self):
+        if self.retry and not self.line_search:
+            raise ValueError(
+                "retry=True searches along its steps, and line_search=False forbids "
+                "that. Leave one of them out."
+            )
+
     def _dense(self, y: Vector) -> bool:
         auto = isinstance(self.linear_solver, Auto)
         return auto and tree_math.num_unknowns(y) <= DENSE_LIMIT
@@ -131,118 +150,112 @@ class Newton(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         iterate, old = state.iterate, state.memory.books
-        elimination = factor = rows = matrix = None
-        if self._dense(iterate.y):
-            flat, unravel = tree_math.ravel(iterate.residual)
-            matrix = system.jacobian(iterate.y)
-            elimination = eliminate(*augment(matrix, flat))
-            correction = unravel(elimination.solution)
-            factor = jax.lax.stop_gradient(elimination.factor)
-            rows = jax.lax.stop_gradient(matrix)
-        elif system.reverse_only:
-            raise TypeError(
-                "fn has a VJP only (a jax.custom_vjp), and matrix-free Newton needs "
-                "Jacobian-vector products. Use ix.Anderson or ix.Broyden, or give fn a "
-                "jax.custom_jvp."
-            )
-        else:
-            _, product = jax.linearize(system.residual, iterate.y)
-            solve = LinearSolve(self.linear_solver, None, system.structure)
-            correction = solve.approximately(product, iterate.residual, False)
-        direction = jax.tree.map(jnp.negative, correction)
-        delta, y = jax.lax.stop_gradient((correction, iterate.y))
-        now, moved = componentwise.ratios(
-            to_own(delta, y, state.reach), (delta, state.reach)
-        )
-        inf = jnp.inf
-        nothing = Left.of(
-            now.dtype,
-            correction=now,
-            remainder=now,
-            units=inf,
-            error=inf,
-            moved=moved,
-            left=inf,
-        )
+        found = self._correct(system, iterate)
+        delta, y = jax.lax.stop_gradient((found.correction, iterate.y))
+        unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
+        pairs = to_own(delta, y, state.reach), (delta, state.reach)
+        now, moved = componentwise.ratios(*pairs)
+        nothing = Left.nothing(now, moved)
 
         def look(new: Iterate) -> tuple[Left, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
-            if factor is None:
-                # The rate of the corrections tells.
-                before = old.left.correction
-                rate = jnp.where(jnp.isfinite(before), now / before, 1)
-                rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
-                remainder = tree_math.scaled(rate, delta)
-            else:
-                residual = jax.lax.stop_gradient(new.residual)
-                remainder = factor.solve(residual, transposed=False)
+            remainder = self._remainder(old, found, now, new)
             reach = componentwise.grown(state.reach, new.y)
-            found = componentwise.stacked_ratios(
+            ratios = componentwise.stacked_ratios(
                 *corrections(y, delta, new.y, remainder, reach),
                 self.tolerance.to_allowed(remainder, new.y, reach),
                 to_own(remainder, new.y, reach),
                 (delta, reach),
                 (remainder, reach),
             )
-            left = Left(found)
+            left = Left(ratios)
             falls = halved(left.correction, left.remainder)
             little = falls | (left.units <= 1) | self.absolute(new)
-            return left, little & (factor is not None)
+            return left, little & (found.factor is not None)
 
-        unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
-        singular = unsolved if elimination is None else unsolved | elimination.singular
-        units, forced = state.memory.units, old.counts.creeping >= CREEPING
-        if rows is not None:
-            units = tree_math.ravel(iterate.residual)[1](_row_norms(rows))
-        damping, active, scale = state.memory.damping, jnp.zeros((), bool), None
-        share = 1.0
-        if damping is not None and matrix is not None:
-            active, scale = damping.numbers.active, damping.grown(matrix, units)
+        direction = jax.tree.map(jnp.negative, found.correction)
+        units, damping = state.memory.units, state.memory.damping
+        if found.rows is not None:
+            units = tree_math.ravel(iterate.residual)[1](_row_norms(found.rows))
+        active, scale, share = jnp.zeros((), bool), None, 1.0
+        if damping is not None and found.matrix is not None:
+            active, scale = damping.numbers.active, damping.grown(found.matrix, units)
             direction, share = self._damped(
-                state, matrix, units, scale, direction, moved
+                state, found.matrix, units, scale, direction, moved
             )
         if self.line_search:
-            # Out of a local minimum of |F|: by the full step, or else by a little one.
-            little = singular | (jnp.mod(old.counts.leaps, 2) == 1)
-            leap = tree_math.where(
-                little, _displaced(y, old.counts.leaps), tree_math.subtract(y, delta)
-            )
+            leap = self._leap(found, unsolved, old, y)
             leap = tree_math.where(active, y, leap)
-            trial = backtrack(
-                system,
-                iterate,
-                direction,
-                units,
-                look,
-                nothing,
-                leap,
-                forced & ~active,
-                share,
-            )
+            forced = (old.counts.creeping >= CREEPING) & ~active
+            search = look, nothing, leap, forced, share
+            trial = backtrack(system, iterate, direction, units, *search)
         else:
             new = system.evaluate(tree_math.add(iterate.y, direction))
             one, no = jnp.ones((), jnp.int32), jnp.zeros((), bool)
             trial = Trial(one.astype(iterate.norm.dtype), new, look(new)[0], one, no)
         rejected = trial.rejected
         # A leap that leads nowhere is not taken.
-        trial = tree_math.where(
-            rejected & self._too_far(state, trial.iterate),
-            dataclasses.replace(trial, iterate=iterate, found=nothing),
-            trial,
-        )
-        new = trial.iterate
-        books = self._entry(old, trial, rows, active)
+        stays = dataclasses.replace(trial, iterate=iterate, found=nothing)
+        nowhere = rejected & self._too_far(state, trial.iterate)
+        trial = tree_math.where(nowhere, stays, trial)
+        books = self._entry(old, trial, found.rows, active)
         if damping is not None and scale is not None:
             damping = damping.after(scale, trial.length, rejected)
-        memory = _Memory(elimination, state.memory.units, books, unsolved, damping)
-        moved = state.moved(new, memory, trial.evaluations, rejected)
+        memory = _Memory(
+            found.elimination, state.memory.units, books, unsolved, damping
+        )
         hopeless = books.counts.leaps > MAX_LEAPS
-        if elimination is None:
+        if found.elimination is None:
             hopeless = hopeless | unsolved
         halted = (rejected & hopeless) | books.degenerate
         if not self.line_search:
             halted = halted | unsolved
-        return dataclasses.replace(moved, halted=halted)
+        return state.moved(trial.iterate, memory, trial.evaluations, halted)
+
+    def _correct(self, system: System, iterate: Iterate) -> "_Correction":
+        """`J^-1 F`."""
+        if self._dense(iterate.y):
+            flat, unravel = tree_math.ravel(iterate.residual)
+            matrix = system.jacobian(iterate.y)
+            elimination = eliminate(*augment(matrix, flat))
+            known = jax.lax.stop_gradient((elimination.factor, matrix))
+            solution = unravel(elimination.solution)
+            return _Correction(solution, matrix, elimination, *known)
+        if system.reverse_only:
+            raise TypeError(
+                "fn has a VJP only (a jax.custom_vjp), and matrix-free Newton needs "
+                "Jacobian-vector products. Use ix.Anderson or ix.Broyden, or give fn a "
+                "jax.custom_jvp."
+            )
+        _, product = jax.linearize(system.residual, iterate.y)
+        solve = LinearSolve(self.linear_solver, None, system.structure)
+        return _Correction(solve.approximately(product, iterate.residual, False))
+
+    def _remainder(
+        self, old: Books, found: "_Correction", now: Array, new: Iterate
+    ) -> Vector:
+        """What is left of a correction at the point that it leads to: with the factors
+        at hand, or else as the rate of the corrections tells; `now` is their size."""
+        if found.factor is not None:
+            residual = jax.lax.stop_gradient(new.residual)
+            return found.factor.solve(residual, transposed=False)
+        before = old.left.correction
+        rate = jnp.where(jnp.isfinite(before), now / before, 1)
+        rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
+        return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
+
+    def _leap(
+        self, found: "_Correction", unsolved: Array, old: Books, y: Vector
+    ) -> Vector:
+        """Where to go from a local minimum of `|F|`: by the full step, or else by a
+        little one."""
+        singular, count = unsolved, old.counts.leaps
+        if found.elimination is not None:
+            singular = unsolved | found.elimination.singular
+        little = singular | (jnp.mod(count, 2) == 1)
+        delta = jax.lax.stop_gradient(found.correction)
+        full = tree_math.subtract(y, delta)
+        return tree_math.where(little, _displaced(y, count), full)
 
     def _damped(
         self,

@@ -32,6 +32,20 @@ class Left(Packed):
     left = Number(5)
     """... and what is left of it, likewise."""
 
+    @classmethod
+    def nothing(cls, correction: Array, moved: Array) -> "Left":
+        """Of a correction that is not made: all of it."""
+        inf = jnp.inf
+        return cls.of(
+            correction.dtype,
+            correction=correction,
+            remainder=correction,
+            units=inf,
+            error=inf,
+            moved=moved,
+            left=inf,
+        )
+
 
 class Counts(Packed):
     trusted = Flag(0)

@@ -1,4 +1,22 @@
-"""Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part."""
+"""Minimisation in a trust region: by the Hessian, or by its Gauss-Newton part.
+
+What rounding errors decide, with `eps` that of the coarsest leaf and `B` the model's
+matrix:
+
+- `noise` is what they make of the objective `f`: of the sum, `eps |f|`, and of its
+  terms, which are as large as `y.B y` and may cancel. A fall below it cannot be seen.
+- `unseen` is `sqrt(eps) |f|` more. Where both what a step promises is lost in `noise`
+  and what it does is lost in `unseen` (terms may cancel inside `fn`, of which nothing
+  is known here), the objective is no judge: the step is taken, and the gradient will be
+  one.
+- `blur` is what they make of `D^-1 g`. A slope below it along a direction whose
+  curvature is lost, too, deserves no step: that direction is flat.
+- A step that had nothing to gain, and after which neither the gradient nor Newton's
+  step was the smallest so far, was idle. After `MAX_IDLE` of them the search is over;
+  and at once where the gradient has grown tenfold (then that step is taken back), or
+  where no step leads down and Newton's is no larger than rounding makes it (`floor`).
+- An infinite estimate is an overflow, and counts as none.
+"""
 
 import abc
 import dataclasses
@@ -10,7 +28,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import componentwise, tree_math
-from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
@@ -18,13 +35,13 @@ from implicax._problems.losses import Squares
 from implicax._solvers.base import AbstractSolver, State
 from implicax._solvers.curvature import flat_for_good
 from implicax._solvers.minimality import (
-    DECOMPOSED,
     allowed,
     relative,
     rounded,
     steady,
     to_come,
 )
+from implicax._solvers.trust_region_memory import Flags, Memory, Numbers
 from implicax._solvers.trust_region_subproblem import (
     AbstractModel,
     Spectral,
@@ -40,95 +57,21 @@ MAX_IDLE = 3
 FIRST_RADIUS = 1.0
 
 
-class _Numbers(Packed):
-    radius = Number(0)
-    """Negative before the first step."""
-    first_slope = Number(1)
-    slope = Number(2)
-    """`|D^-1 g|`, at the start and now."""
-    lowest = Number(3)
-    """The lowest slope so far."""
-    length = Number(4)
-    """`|D n|` of the last Newton step `n`, infinite where there was none."""
-    shortest = Number(5)
-    """The shortest so far."""
-    error = Number(6)
-    """The largest estimated relative error of an unknown."""
-    top = Number(7)
-    """The objective at the start."""
+class Rounding(eqx.Module):
+    """What rounding errors decide, see above."""
 
-
-class _Flags(Packed):
-    idle = Number(0)
-    """Steps since the shortest that had no more to gain than the rounding errors of the
-    objective."""
-    small = Flag(1)
-    """Whether each error is within the tolerance, ..."""
-    floor = Flag(2)
-    """... or is what rounding errors would leave of it."""
-    level = Flag(3)
-    """Whether the way led along what is flat now, ..."""
-    out = Flag(4)
-    """... outwards."""
-    runs = Flag(5)
-    """Whether it leads on and on, away from the start."""
-    again = Flag(6)
-    """Whether this is the second attempt."""
-
-
-class _Memory(eqx.Module):
-    numbers: _Numbers
-    flags: _Flags
-    scale: Float[Array, " n"] | None
-    """The diagonal of `D`, zero where nothing is known yet."""
-    start: Iterate
-    begun: Vector
-    """`|y_i|` at the start and the first step, together."""
-    last: Vector
-    """The last step."""
-    own: Float[Array, " n"] | None
-    """The roots of the diagonal of the model's matrix."""
-    inverse: Spectral | None
+    noise: Float[Array, ""]
+    unseen: Float[Array, ""]
+    blur: Float[Array, ""]
 
     @classmethod
-    def fresh(cls, start: Iterate, *, again: bool = False) -> "_Memory":
-        y = start.y
-        n, dtype = tree_math.num_unknowns(y), tree_math.working_dtype(y)
-        scale = inverse = None
-        if n <= DECOMPOSED:
-            scale = jnp.zeros((n,), dtype)
-            vector, matrix = jnp.zeros((n,), dtype), jnp.zeros((n, n), dtype)
-            inverse = Spectral(vector, matrix, vector, vector, matrix, y)
-        inf = jnp.inf
-        return cls(
-            _Numbers.of(
-                dtype,
-                radius=-1,
-                first_slope=-1,
-                slope=inf,
-                lowest=inf,
-                length=inf,
-                shortest=inf,
-                error=inf,
-                top=inf,
-            ),
-            _Flags.of(
-                dtype,
-                idle=0,
-                small=False,
-                floor=False,
-                level=False,
-                out=False,
-                runs=False,
-                again=again,
-            ),
-            scale=scale,
-            start=start,
-            begun=componentwise.sizes(y),
-            last=tree_math.zeros_like(y),
-            own=scale,
-            inverse=inverse,
-        )
+    def of(cls, objective: Array, energy: Array, eps: float) -> "Rounding":
+        root, terms = jnp.sqrt(jnp.abs(objective)), jnp.sqrt(energy)
+        noise = 10 * (eps * root * (root + terms) + eps**2 * energy)
+        # (As `|g|` of `f = e^2 / 2` is `sqrt(2 f)`.)
+        blur = 10 * eps * (2**0.5 * root + terms)
+        noise, blur = (jnp.where(jnp.isfinite(x), x, 0) for x in (noise, blur))
+        return cls(noise, noise + eps**0.5 * jnp.abs(objective), blur)
 
 
 class _Trial(eqx.Module):
@@ -138,6 +81,21 @@ class _Trial(eqx.Module):
     ratio: Float[Array, ""]
     accepted: Bool[Array, ""]
     count: Int[Array, ""]
+
+
+class _NewtonStep(eqx.Module):
+    """Of Newton's step `n`, without the bound."""
+
+    length: Float[Array, ""]
+    """`|D n|`."""
+    error: Float[Array, ""]
+    """The largest relative error of an unknown that is left, ..."""
+    small: Bool[Array, ""]
+    """... whether each is within the tolerance, ..."""
+    floor: Bool[Array, ""]
+    """... or is what rounding errors would leave of it."""
+    own: Float[Array, " n"] | None
+    """The roots of the diagonal of the model's matrix."""
 
 
 class AbstractTrustRegion(AbstractSolver):
@@ -165,7 +123,7 @@ class AbstractTrustRegion(AbstractSolver):
                 "solver, ix.Newton() for example."
             )
         state = State.start(system, y)
-        return dataclasses.replace(state, memory=_Memory.fresh(state.iterate))
+        return dataclasses.replace(state, memory=Memory.fresh(state.iterate))
 
     def check(self, system: System) -> None:
         """An error unless this is a problem for the solver."""
@@ -178,52 +136,111 @@ class AbstractTrustRegion(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         iterate, memory = state.iterate, state.memory
-        old, start = memory.numbers, memory.start.y
-        fresh = old.first_slope < 0
+        old, fresh = memory.numbers, memory.numbers.first_slope < 0
         forcing = jnp.sqrt(old.slope / jnp.abs(old.first_slope))
         forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
         model, scale = self._model(system, state, memory.scale, forcing)
         size, slope = model.size(iterate.y), self._slope(model, iterate)
-        first_slope = jnp.where(fresh, slope, old.first_slope)
         first = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(old.radius < 0, first, old.radius)
-
-        objective = iterate.objective
+        objective, eps = iterate.objective, tree_math.coarsest_eps(iterate.y)
         if objective is None:
             objective = Squares().cost(iterate.residual)
-        # Rounding errors: of the sum itself, and of terms as large as `y.B y`.
-        eps, energy = tree_math.coarsest_eps(iterate.y), model.energy(iterate.y)
-        # (An overflow is no such error.)
-        root = jnp.sqrt(jnp.abs(objective))
-        noise = 10 * (eps * root * (root + jnp.sqrt(energy)) + eps**2 * energy)
-        noise = jnp.where(jnp.isfinite(noise), noise, 0)
-        unseen = noise + eps**0.5 * jnp.abs(objective)
-        # Likewise of `D^-1 g`.
-        blur = (
-            10
-            * eps
-            * (jnp.sqrt(jnp.asarray(2.0, root.dtype)) * root + jnp.sqrt(energy))
+        rounding = Rounding.of(objective, model.energy(iterate.y), eps)
+        model = model.without(rounding.blur)
+        first_slope = jnp.where(fresh, slope, old.first_slope)
+        top = jnp.where(fresh, objective, old.top)
+
+        trial = self._search(system, iterate, model, radius, objective, rounding)
+        step = trial.step
+        y = tree_math.where(trial.accepted, tree_math.add(iterate.y, step.p), iterate.y)
+        new = system.evaluate(y)
+        # The region follows the steps that were right (More 1978, sec. 5).
+        right = (trial.ratio >= 0.75) | step.interior
+        radius = jnp.where(right, 2 * step.length, trial.radius)
+        radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
+        seen = self._newton_step(state, model, trial, new, rounding)
+
+        last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
+        whole = tree_math.subtract(iterate.y, memory.start.y)
+        began = tree_math.add(state.reach, componentwise.sizes(step.p))
+        began = tree_math.where(fresh, began, memory.begun)
+        spent = step.reduction <= eps * (top - objective)
+        spent = spent | (step.reduction <= rounding.noise)
+        easy = (trial.count == 1) & step.interior & spent
+        runs = outwards(step.p, new.y, memory.start.y, began, easy)
+
+        # Where nothing is left to gain, stop when neither gradient nor Newton step
+        # falls. (By the Gauss-Newton model it may rise now and then on its way.)
+        slope = self._slope(model, new)
+        falls = (slope < old.lowest) | (seen.length < 0.9 * old.shortest)
+        wide = step.interior | (trial.radius >= eps**0.5 * size)
+        nothing = wide & (step.reduction <= rounding.noise)
+        idle = jnp.where(falls, 0, memory.flags.idle + nothing.astype(slope.dtype))
+        # So it is where the gradient has become much larger (then that step is taken
+        # back), or where no step leads down and the Newton step is small.
+        worse = nothing & ~(slope <= 10 * old.lowest)
+        new = tree_math.where(worse, iterate, new)
+        slope = jnp.where(worse, old.slope, slope)
+        done = ~trial.accepted & seen.floor | worse
+        memory = Memory(
+            Numbers.of(
+                slope.dtype,
+                radius=radius,
+                first_slope=first_slope,
+                slope=slope,
+                lowest=jnp.minimum(slope, old.lowest),
+                length=seen.length,
+                shortest=jnp.minimum(seen.length, old.shortest),
+                error=seen.error,
+                top=top,
+            ),
+            Flags.of(
+                slope.dtype,
+                idle=jnp.where(done, MAX_IDLE, idle),
+                small=seen.small,
+                floor=seen.floor,
+                level=model.levels((last, whole), iterate.y),
+                out=size > model.size(memory.start.y),
+                runs=trial.accepted & runs,
+                again=memory.flags.again,
+            ),
+            scale=scale,
+            start=memory.start,
+            begun=began,
+            last=last,
+            own=seen.own,
+            inverse=model if isinstance(model, Spectral) else None,
         )
-        blur = jnp.where(jnp.isfinite(blur), blur, 0)
-        model = model.without(blur)
+        halted = ~trial.accepted | self._at_floor(memory)
+        return state.moved(new, memory, trial.count, halted)
+
+    def _search(
+        self,
+        system: System,
+        iterate: Iterate,
+        model: AbstractModel,
+        radius: Array,
+        objective: Array,
+        rounding: Rounding,
+    ) -> _Trial:
+        """The first step that is right, in smaller and smaller regions."""
 
         def attempt(radius: Array, count: Array) -> _Trial:
             step = model.step(radius)
             new = self._objective(system, tree_math.add(iterate.y, step.p))
             change = objective - new
             ratio = change / jnp.where(step.reduction > 0, step.reduction, 1)
-            # Below the rounding errors, whose estimate may be far too low (terms may
-            # cancel inside `fn`), the objective is no judge: the gradient will be.
-            lost = (step.reduction <= noise) & (jnp.abs(change) <= unseen)
+            lost = step.reduction <= rounding.noise
+            lost = lost & (jnp.abs(change) <= rounding.unseen)
             accepted = ((ratio > 1e-4) & (step.reduction > 0)) | lost
             ratio = jnp.where(lost, 1, ratio)
             return _Trial(radius, step, new, ratio, accepted, count + 1)
 
         def shorten(trial: _Trial) -> _Trial:
             factor = jnp.where(jnp.isfinite(trial.objective), 0.25, 0.1)
-            return attempt(
-                factor * jnp.minimum(trial.radius, trial.step.length), trial.count
-            )
+            radius = factor * jnp.minimum(trial.radius, trial.step.length)
+            return attempt(radius, trial.count)
 
         def searching(trial: _Trial) -> Bool[Array, ""]:
             going = (trial.count < MAX_TRIALS) & jnp.isfinite(objective)
@@ -233,93 +250,41 @@ class AbstractTrustRegion(AbstractSolver):
         no, zero = jnp.zeros((), bool), jnp.zeros((), jnp.int32)
         none = Step(iterate.y, 4 * radius, jnp.ones_like(objective), no)
         entry = _Trial(4 * radius, none, objective, objective, no, zero)
-        trial = tree_math.while_loop(searching, shorten, entry)
-        step = trial.step
-        y = tree_math.where(trial.accepted, tree_math.add(iterate.y, step.p), iterate.y)
-        new = system.evaluate(y)
-        # The region follows the steps that were right (More 1978, sec. 5).
-        right = (trial.ratio >= 0.75) | step.interior
-        radius = jnp.where(right, 2 * step.length, trial.radius)
-        radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
+        return tree_math.while_loop(searching, shorten, entry)
 
-        n = model.newton(step)
+    def _newton_step(
+        self,
+        state: State,
+        model: AbstractModel,
+        trial: _Trial,
+        new: Iterate,
+        rounding: Rounding,
+    ) -> "_NewtonStep":
+        """What Newton's step `n` from the old iterate says of the `new` one."""
+        y, before = state.iterate.y, state.memory.numbers.length
+        n = model.newton(trial.step)
         length = model.size(n)
         # Newton steps that shrink by `theta` have `theta / (1 - theta)` of the last to
         # come. (Before the second nothing is known of that.)
-        theta = length / old.length
-        theta = jnp.where(old.length > 0, theta, 0)
-        left = jnp.where(jnp.isfinite(old.length), to_come(theta), 1)
-        full = trial.accepted & step.interior
+        theta = jnp.where(before > 0, length / before, 0)
+        left = jnp.where(jnp.isfinite(before), to_come(theta), 1)
+        full = trial.accepted & trial.step.interior
         left = jnp.where(full | (length == 0), left, jnp.inf)
         reach = componentwise.grown(state.reach, new.y)
-        expected = jax.tree.map(
-            lambda n: jnp.where(n == 0, 0, left.astype(n.dtype) * n), n
-        )
+
+        def to_go(n: Array) -> Array:
+            return jnp.where(n == 0, 0, left.astype(n.dtype) * n)
+
+        expected = jax.tree.map(to_go, n)
         small = componentwise.ratio(expected, allowed(new.y, reach, self.rtol)) <= 1
-        spread = model.reaction(blur)
-        floor, own = rounded(n, iterate.y, reach, spread), model.own()
+        floor = rounded(n, y, reach, model.reaction(rounding.blur))
+        own = model.own()
         if own is not None:
-            floor = floor & steady(own, memory.own)
-        last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
-        whole = tree_math.subtract(iterate.y, start)
-        level = model.levels((last, whole), iterate.y)
+            floor = floor & steady(own, state.memory.own)
+        error = relative(expected, new.y, reach)
+        return _NewtonStep(length, error, small, floor, own)
 
-        begun = tree_math.where(
-            fresh,
-            tree_math.add(state.reach, componentwise.sizes(step.p)),
-            memory.begun,
-        )
-        top = jnp.where(fresh, objective, old.top)
-        spent = (step.reduction <= noise) | (step.reduction <= eps * (top - objective))
-        easy = (trial.count == 1) & step.interior & spent
-        runs = trial.accepted & outwards(step.p, new.y, start, begun, easy)
-
-        # Where nothing is left to gain, stop when neither gradient nor Newton step
-        # falls. (By the Gauss-Newton model it may rise now and then on its way.)
-        slope = self._slope(model, new)
-        falls = (slope < old.lowest) | (length < 0.9 * old.shortest)
-        wide = step.interior | (trial.radius >= eps**0.5 * size)
-        nothing = wide & (step.reduction <= noise)
-        idle = jnp.where(falls, 0, memory.flags.idle + nothing.astype(slope.dtype))
-        # So it is where the gradient has become much larger (then that step is taken
-        # back), or where no step leads down and the Newton step is small.
-        worse = nothing & ~(slope <= 10 * old.lowest)
-        new = tree_math.where(worse, iterate, new)
-        slope = jnp.where(worse, old.slope, slope)
-        done = ~trial.accepted & floor | worse
-        memory = _Memory(
-            _Numbers.of(
-                slope.dtype,
-                radius=radius,
-                first_slope=first_slope,
-                slope=slope,
-                lowest=jnp.minimum(slope, old.lowest),
-                length=length,
-                shortest=jnp.minimum(length, old.shortest),
-                error=relative(expected, new.y, reach),
-                top=top,
-            ),
-            _Flags.of(
-                slope.dtype,
-                idle=jnp.where(done, MAX_IDLE, idle),
-                small=small,
-                floor=floor,
-                level=level,
-                out=size > model.size(start),
-                runs=runs,
-                again=memory.flags.again,
-            ),
-            scale=scale,
-            start=memory.start,
-            begun=begun,
-            last=last,
-            own=own,
-            inverse=model if isinstance(model, Spectral) else None,
-        )
-        halted = ~trial.accepted | self._at_floor(memory)
-        return state.moved(new, memory, trial.count, halted)
-
-    def _at_floor(self, memory: _Memory) -> Bool[Array, ""]:
+    def _at_floor(self, memory: Memory) -> Bool[Array, ""]:
         return memory.flags.idle >= MAX_IDLE
 
     def converged(self, state: State) -> Bool[Array, ""]:
