@@ -15,10 +15,10 @@ primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem
 	$(BIN)/python -m implicax primer
 
 check: $(VENV)/.test  ## Run the tests of the core, in a few minutes
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope -m core
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder -m core
 
 test: $(VENV)/.test  ## Run all tests
-	$(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	$(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 lint: $(VENV)/.lint  ## Check style, types and layers
 	$(BIN)/ruff check .

@@ -52,7 +52,12 @@ CORE = (
 )
 
 
+#: Begun first: else one worker is left with them at the end, and the others wait.
+LONG = ("problem_solving", "documentation", "field_fits", "accuracy")
+
+
 def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem.removeprefix("test_") not in LONG)
     for item in items:
         if item.path.stem.removeprefix("test_") in CORE:
             item.add_marker("core")

@@ -479,3 +479,14 @@ def test_a_function_is_traced_once(name):
         with contextlib.suppress(ix.ConvergenceError):
             ENTRY_POINTS[name](square)
     assert len(calls) == 1
+
+
+@pytest.mark.parametrize("call", [ix.root, ix.least_squares, ix.fixed_point])
+def test_the_first_eager_gradient_compiles_few_programs(call, caplog):
+    """The solve, the attached derivative and its transpose; the rest is `jnp.sum`'s."""
+    y0, a = jnp.zeros(3), jnp.ones(3)
+    total = lambda a: jnp.sum(call(lambda y, a: jnp.cos(a * y), y0, a).value)
+    jax.clear_caches()
+    compiled = compilations(caplog, lambda: jax.grad(total)(a))
+    assert any("_run" in text for text in compiled)
+    assert len(compiled) <= 6, compiled

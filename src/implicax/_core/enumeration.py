@@ -101,9 +101,10 @@ else:
             # (NumPy's comparison is no program that an eager `jax.grad` would keep.)
             if all(map(_at_hand, codes)):
                 codes = tuple(map(np.asarray, codes))
-            # Where both are known, so is the answer, also under `jit`.
+            # Where both are known, so is the answer, also under `jit`. (What NumPy says
+            # is put there as it is: `asarray` would compile a program for it.)
             with jax.ensure_compile_time_eval():
-                return jnp.asarray(compare(*codes))
+                return jax.device_put(compare(*codes))
 
         __hash__ = None
 
