@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 import implicax as ix
+from implicax._linear import linear_solve
+from implicax._linear.lu import factorise
 
 from ..cases import squares
 from ..derivative_matrix import (
@@ -254,3 +256,26 @@ def test_reverse_only(entry, dtype):
     wanted = REVERSE[entry](exact, x.astype("float64"))
     came = jax.jit(lambda x: REVERSE[entry](solve, x))(x)
     assert relative_error(came, wanted) <= (1e-4 if dtype == "float32" else 1e-8)
+
+
+@pytest.mark.parametrize("mode", ["forward", "reverse"])
+def test_factors_at_hand_serve_both_directions(mode, monkeypatch):
+    """Without the last resort, which would put a wrong transpose right, at its cost."""
+    n, rng = LARGE, np.random.default_rng(0)
+    J = jnp.asarray(rng.normal(size=(n, n)) + 10 * np.eye(n))
+    b = jnp.asarray(rng.normal(size=n))
+
+    def none(product, b, one=1.0):
+        del product, one
+        nan = jnp.full_like(b, jnp.nan)
+        return linear_solve._Answer(nan, jnp.ones((), bool), jnp.zeros((), bool))
+
+    monkeypatch.setattr(linear_solve, "_direct", none)
+    solve = linear_solve.LinearSolve(linear_solve.Auto(), factorise(J))
+
+    def t(b):
+        return solve(lambda t: J @ t, b)
+
+    exact = np.linalg.solve(J if mode == "forward" else J.T, b)
+    got = t(b) if mode == "forward" else jax.vjp(t, b)[1](b)[0]
+    np.testing.assert_allclose(got, exact, rtol=1e-10)
