@@ -115,7 +115,8 @@ def test_a_damped_step_is_least_squares(seed, damping):
     if seed % 3 == 0:
         J[:, -1] = J[:, 0]  # singular
     scale, units = rng.uniform(0.1, 10, N), rng.uniform(0.1, 10, N)
-    p, share = damped(J, F, units, scale, damping)
+    p, share, level = damped(J, F, units, scale, damping)
+    assert level == damping
     upper = np.concatenate([J / units[:, None], np.sqrt(damping) * np.diag(scale)])
     right = np.concatenate([-F / units, np.zeros(N)])
     wanted = np.linalg.lstsq(upper, right, rcond=None)[0]
@@ -130,7 +131,7 @@ def damped(J, F, units, scale, damping):
     state = Damping.none(start)
     numbers = state.numbers.of(F.dtype, active=True, damping=damping)
     state = Damping(start, scale, numbers)
-    return state.step(J, F, units, scale)
+    return state.step(J, F, F, units, scale)
 
 
 def test_what_contradicts_itself_is_refused():

@@ -10,6 +10,7 @@ import pytest
 
 import implicax as ix
 from implicax._core import tree_math
+from implicax._solvers.termination import Tolerance
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -265,6 +266,16 @@ def test_the_units_of_equations_change_nothing_for_newton():
     np.testing.assert_array_equal(plain.value, other.value)
     np.testing.assert_array_equal(plain.stats.steps, other.stats.steps)
     assert np.all(np.asarray(plain.status == other.status))
+
+
+@pytest.mark.parametrize("rtol", [None, 1e-6])
+def test_a_unit_of_error_is_what_was_asked_for(rtol):
+    y = jnp.asarray([2.0, -3e-5])
+    asked = np.finfo(y.dtype).eps ** 0.8 if rtol is None else rtol
+    tolerance = Tolerance(None if rtol is None else jnp.asarray(rtol), 0.8)
+    for part in (1.0, 0.25):
+        error = part * asked * y * np.array([0.5, 1.0])
+        np.testing.assert_allclose(tolerance.units(error, y, y), part, rtol=1e-12)
 
 
 # --------------------------------------------------------------------------- NaN

@@ -17,9 +17,7 @@ from implicax._core.packed import Flag, Number, Packed
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate
 
-#: The damping of the first step, in units of `D`: a second attempt may be careful. (Of
-#: 576 starts of the 36 systems in `benchmarks/problems` 476 lead to a solution with
-#: these numbers, 470 where a full step takes off less, 0.3.)
+#: The first step `p` is as long as `|D p| <= FIRST |D y0|`, or as `|D p| <= FIRST`.
 FIRST = 1.0
 #: What a full step takes off it, ...
 EASED = 0.1
@@ -32,6 +30,7 @@ class DampingNumbers(Packed):
 
     active = Flag(0)
     damping = Number(1)
+    """Zero before the first step."""
 
 
 class Damping(eqx.Module):
@@ -46,7 +45,7 @@ class Damping(eqx.Module):
     def none(cls, start: Iterate) -> "Damping":
         """Before damped steps are needed."""
         n, dtype = tree_math.num_unknowns(start.y), tree_math.working_dtype(start.y)
-        numbers = DampingNumbers.of(dtype, active=False, damping=FIRST)
+        numbers = DampingNumbers.of(dtype, active=False, damping=0)
         return cls(start, jnp.zeros((n,), dtype), numbers)
 
     def begun(self) -> "Damping":
@@ -56,16 +55,16 @@ class Damping(eqx.Module):
         )
         return Damping(self.start, self.scale, numbers)
 
-    def after(self, scale: Array, length: Array, rejected: Array) -> "Damping":
+    def after(
+        self, scale: Array, damping: Array, length: Array, rejected: Array
+    ) -> "Damping":
         """What the next step is damped by, after one that was cut to `length`."""
         factor = jnp.where(length < 1, jnp.minimum(1 / length, RAISED), EASED)
         factor = jnp.where(rejected, REFUSED, factor)
         old = self.numbers
-        factor = jnp.where(old.active, factor, 1)
         scale = jnp.where(old.active, scale, self.scale)
-        numbers = DampingNumbers.of(
-            scale.dtype, active=old.active, damping=old.damping * factor
-        )
+        damping = jnp.where(old.active, damping * factor, old.damping)
+        numbers = DampingNumbers.of(scale.dtype, active=old.active, damping=damping)
         return Damping(self.start, scale, numbers)
 
     def grown(self, matrix: Float[Array, "n n"], units: Vector) -> Float[Array, " n"]:
@@ -78,17 +77,25 @@ class Damping(eqx.Module):
         self,
         matrix: Float[Array, "n n"],
         residual: Vector,
+        y: Vector,
         units: Vector,
         scale: Float[Array, " n"],
-    ) -> tuple[Vector, Array]:
-        """The step `p`, and the share of `|F|^2` that falls along it at first: that is
-        `|J p|^2 + damping |D p|^2`, of which QR has the root."""
+    ) -> tuple[Vector, Array, Array]:
+        """The step `p`; the share of `|F|^2` that falls along it at first, that is
+        `|J p|^2 + damping |D p|^2`, of which QR has the root; and the damping."""
         flat, unravel = tree_math.ravel(residual)
         n, unit = flat.size, tree_math.ravel(units)[0]
+        scale = jnp.where(scale > 0, scale, 1)
         upper = jnp.concatenate([matrix, flat[:, None]], axis=1) / unit[:, None]
-        bound = jnp.sqrt(self.numbers.damping) * jnp.where(scale > 0, scale, 1)
-        lower = jnp.concatenate([jnp.diag(bound), jnp.zeros((n, 1), flat.dtype)], 1)
+        # `|D p| <= |D^-1 J^T F| / damping`.
+        slopes = (upper[:, n] @ upper[:, :n]) / scale
+        here = tree_math.ravel(y)[0] * scale
+        slope, size = jnp.sqrt(jnp.sum(jnp.stack([slopes, here]) ** 2, axis=1))
+        first = slope / (FIRST * jnp.where(size > 0, size, 1))
+        damping = jnp.where(self.numbers.damping > 0, self.numbers.damping, first)
+        lower = jnp.diag(jnp.sqrt(damping) * scale)
+        lower = jnp.concatenate([lower, jnp.zeros((n, 1), flat.dtype)], axis=1)
         r = jnp.linalg.qr(jnp.concatenate([upper, lower]), mode="r")
         p = -jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n])
         falls, rest = jnp.sum(r[:n, n] ** 2), r[n, n] ** 2
-        return unravel(p), falls / (falls + rest)
+        return unravel(p), falls / (falls + rest), damping

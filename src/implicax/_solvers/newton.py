@@ -177,10 +177,10 @@ class Newton(AbstractSolver):
         units, damping = state.memory.units, state.memory.damping
         if found.rows is not None:
             units = tree_math.ravel(iterate.residual)[1](_row_norms(found.rows))
-        active, scale, share = jnp.zeros((), bool), None, 1.0
+        active, scale, share, level = jnp.zeros((), bool), None, 1.0, None
         if damping is not None and found.matrix is not None:
             active, scale = damping.numbers.active, damping.grown(found.matrix, units)
-            direction, share = self._damped(
+            direction, share, level = self._damped(
                 state, found.matrix, units, scale, direction, moved
             )
         if self.line_search:
@@ -200,7 +200,7 @@ class Newton(AbstractSolver):
         trial = tree_math.where(nowhere, stays, trial)
         books = self._entry(old, trial, found.rows, active)
         if damping is not None and scale is not None:
-            damping = damping.after(scale, trial.length, rejected)
+            damping = damping.after(scale, level, trial.length, rejected)
         memory = _Memory(
             found.elimination, state.memory.units, books, unsolved, damping
         )
@@ -265,10 +265,10 @@ class Newton(AbstractSolver):
         scale: Float[Array, " n"],
         direction: Vector,
         moved: Array,
-    ) -> tuple[Vector, Array]:
+    ) -> tuple[Vector, Array, Array]:
         """The damped step in place of Newton's `direction`, which `moved` by so much
         relative to the unknowns: where such steps are taken, and far from a solution.
-        And the share of `|F|^2` that falls along it."""
+        And the share of `|F|^2` that falls along it, and the damping."""
         residual, memory = state.iterate.residual, state.memory
         near = moved <= tree_math.coarsest_eps(direction) ** NEAR
         # A loop of one round: see `tree_math.once`, and `LinearSolve`.
@@ -276,10 +276,11 @@ class Newton(AbstractSolver):
         def damp(carry: tuple) -> tuple:
             needed, *_ = carry
             known = jnp.where(needed, matrix, jnp.nan)
-            p, share = memory.damping.step(known, residual, units, scale)
-            return jnp.zeros((), bool), p, share
+            step = memory.damping.step(known, residual, state.iterate.y, units, scale)
+            return jnp.zeros((), bool), *step
 
-        first = memory.damping.numbers.active & ~near, direction, jnp.ones_like(moved)
+        now, one = memory.damping.numbers, jnp.ones_like(moved)
+        first = now.active & ~near, direction, one, now.damping
         return tree_math.while_loop(lambda carry: carry[0], damp, first)[1:]
 
     def restarted(self, state: State) -> State | None:
