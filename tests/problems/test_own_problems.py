@@ -215,3 +215,15 @@ def test_a_module_is_an_unknown():
     h = 1e-4
     expected = (misfit(0.1 + h) - misfit(0.1 - h)) / (2 * h)
     assert jax.grad(misfit)(0.1) == pytest.approx(float(expected), rel=1e-6)
+
+
+def test_the_second_derivative_of_a_minimum_value_moves_the_minimum():
+    """`min (y - a)^2 + y^2 = a^2 / 2`: with a frozen minimum it would be 2, not 1."""
+
+    def value(a):
+        problem = ix.Minimum(lambda y, a: (y - a) ** 2 + y**2)
+        return ix.solve(problem, 1.0, a).objective
+
+    for derivative in (jax.hessian, lambda f: jax.jacfwd(jax.jacfwd(f))):
+        np.testing.assert_allclose(jax.jit(derivative(value))(3.0), 1.0, rtol=1e-9)
+    np.testing.assert_allclose(jax.grad(value)(3.0), 3.0, rtol=1e-9)
