@@ -67,7 +67,7 @@ def test_times_are_measured(name, tmp_path):
 #: The most distinct kernels, and copies of `fn`, of value and gradient in a program:
 #: one that grows is felt at every first call.
 KERNELS = {
-    "ix.root": (130, 4),
+    "ix.root": (140, 4),
     "ix.Newton": (100, 4),
     "ix.least_squares": (270, 9),
     "ix.minimize": (175, 6),
