@@ -18,8 +18,8 @@ from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate
 
 #: The first step `p` is as long as `|D p| <= FIRST |D y0|`, or as `|D p| <= FIRST`: a
-#: second attempt may be careful. (Of 576 starts of the 36 systems in `benchmarks/problems`
-#: 480 lead to a solution with these numbers, 477 with a first step of one.)
+#: second attempt may be careful. (Of 576 starts of the 36 systems in
+#: `benchmarks/problems` 480 lead to a solution with these numbers, 477 with one.)
 FIRST = 0.1
 #: What a full step takes off it, ...
 EASED = 0.1
