@@ -5,7 +5,7 @@
 
 Of each default, and of solvers by name, value and gradient in one program, beside
 optimistix' and jaxopt's, for `z = tanh(W z + x)` and for a network of two layers in its
-place. Kernels are counted in the optimised program (`benchmarks/_kernels.py`); seconds
+place. Kernels are counted in the optimised program (`benchmarks/kernels.py`); seconds
 are CPU seconds to lower and compile, the median of fresh compilations in one process,
 on one thread and without a cache. Writes `programs.json`, `programs.md` and
 `programs.png`.
@@ -24,7 +24,7 @@ import optimistix as optx
 
 import implicax as ix
 from benchmarks import _report
-from benchmarks._kernels import count
+from benchmarks.kernels import count
 
 TIGHT = 1e-10
 OURS = ("ix.",)

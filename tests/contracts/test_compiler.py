@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks._kernels import computations, count
+from benchmarks.kernels import computations, count
 
 from implicax._core import tree_math
 from implicax._core.packed import Flag, Number, Packed
@@ -67,12 +67,12 @@ def test_what_depends_on_the_carry_stays_in_the_loop():
 
 def test_numbers_that_are_packed_are_few_kernels():
     class Six(Packed):
-        a = Number(0)
-        b = Number(1)
-        c = Number(2)
-        d = Number(3)
-        e = Number(4)
-        f = Flag(5)
+        a = Number()
+        b = Number()
+        c = Number()
+        d = Number()
+        e = Number()
+        f = Flag()
 
     six = Six.of(jnp.float64, f=True, a=1.0, b=2.0, c=3.0, d=4.0, e=5.0)
     assert [float(x) for x in (six.a, six.b, six.c, six.d, six.e)] == [1, 2, 3, 4, 5]

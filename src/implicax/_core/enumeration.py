@@ -104,7 +104,8 @@ else:
             # Where both are known, so is the answer, also under `jit`. (What NumPy says
             # is put there as it is: `asarray` would compile a program for it.)
             with jax.ensure_compile_time_eval():
-                return jax.device_put(compare(*codes))
+                said = compare(*codes)
+                return said if isinstance(said, jax.Array) else jax.device_put(said)
 
         __hash__ = None
 

@@ -6,19 +6,25 @@ by one kernel, up to eight numbers of them (measured with XLA on CPU; from twelv
 each is a kernel again).
 """
 
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+_P = TypeVar("_P", bound="Packed")
 
-class Number:
-    """The number at a place of `Packed.numbers`."""
 
-    def __init__(self, index: int):
-        self.index = index
+class _Entry:
+    """One of `Packed.numbers`: which one follows from the order in the class."""
+
+    def __set_name__(self, owner: type, name: str):
+        self.index = _names(owner).index(name)
+
+
+class Number(_Entry):
+    """A number among `Packed.numbers`."""
 
     @overload
     def __get__(self, packed: None, owner: type) -> "Number": ...
@@ -28,11 +34,8 @@ class Number:
         return self if packed is None else packed.numbers[self.index]
 
 
-class Flag:
-    """Whether the number at a place of `Packed.numbers` is positive."""
-
-    def __init__(self, index: int):
-        self.index = index
+class Flag(_Entry):
+    """Whether a number among `Packed.numbers` is positive."""
 
     @overload
     def __get__(self, packed: None, owner: type) -> "Flag": ...
@@ -43,17 +46,23 @@ class Flag:
 
 
 class Packed(eqx.Module):
-    """Base: a subclass says what is where, `radius = Number(0)`, `small = Flag(1)`."""
+    """Base: a subclass lists what there is, `radius = Number()`, `small = Flag()`."""
 
     numbers: Float[Array, " k"]
 
     @classmethod
-    def of(cls, dtype: Any, **entries: Any) -> Any:
-        """Of all its numbers, by name; without a derivative: they steer."""
-        row = [
-            jax.lax.stop_gradient(jnp.asarray(entry)).astype(dtype)
-            for _, entry in sorted(
-                (getattr(cls, name).index, entry) for name, entry in entries.items()
-            )
-        ]
+    def of(cls: type[_P], dtype: Any, **entries: Any) -> _P:
+        """Of all entries, by name; without a derivative: they steer."""
+        row = [jnp.asarray(entries.pop(name)) for name in _names(cls)]
+        assert not entries, entries
+        row = [jax.lax.stop_gradient(entry).astype(dtype) for entry in row]
         return cls(jnp.stack(row))
+
+    @classmethod
+    def filled(cls: type[_P], dtype: Any, value: float) -> _P:
+        """All entries equal."""
+        return cls(jnp.full((len(_names(cls)),), value, dtype))
+
+
+def _names(packed: type) -> list[str]:
+    return [name for name, entry in vars(packed).items() if isinstance(entry, _Entry)]

@@ -2,10 +2,12 @@
 
     min |F + J p|^2 + damping |D p|^2,
 
-each equation in its unit, `D` the largest column norms of `J` so far (More 1978, eq.
-6.3), so that neither units of equations nor of unknowns matter. It is a step down the
-sum of squares however singular `J` is. By a QR decomposition: nothing is squared.
+each equation divided by the norm of its row of `J`, so that its unit does not matter,
+and `D` the largest column norms of that so far (More 1978, eq. 6.3). It is a step down
+the sum of squares however singular `J` is. By a QR decomposition: nothing is squared.
 """
+
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,11 +29,11 @@ EASED = 0.1
 RAISED, REFUSED = 10.0, 100.0
 
 
-class DampingNumbers(Packed):
+class _Numbers(Packed):
     """Whether steps are damped, and how much."""
 
-    active = Flag(0)
-    damping = Number(1)
+    active = Flag()
+    damping = Number()
     """Zero before the first step."""
 
 
@@ -41,39 +43,28 @@ class Damping(eqx.Module):
     start: Iterate
     scale: Float[Array, " n"]
     """The diagonal of `D`, zero where nothing is known yet."""
-    numbers: DampingNumbers
+    numbers: _Numbers
 
     @classmethod
     def none(cls, start: Iterate) -> "Damping":
         """Before damped steps are needed."""
         n, dtype = tree_math.num_unknowns(start.y), tree_math.working_dtype(start.y)
-        numbers = DampingNumbers.of(dtype, active=False, damping=0)
+        numbers = _Numbers.of(dtype, active=False, damping=0)
         return cls(start, jnp.zeros((n,), dtype), numbers)
 
     def begun(self) -> "Damping":
         """Active from now on."""
-        numbers = DampingNumbers.of(
-            self.scale.dtype, active=True, damping=self.numbers.damping
-        )
-        return Damping(self.start, self.scale, numbers)
+        return self._with(self.scale, active=True, damping=0)
 
-    def after(
-        self, scale: Array, damping: Array, length: Array, rejected: Array
-    ) -> "Damping":
+    def after(self, length: Array, rejected: Array) -> "Damping":
         """What the next step is damped by, after one that was cut to `length`."""
         factor = jnp.where(length < 1, jnp.minimum(1 / length, RAISED), EASED)
         factor = jnp.where(rejected, REFUSED, factor)
-        old = self.numbers
-        scale = jnp.where(old.active, scale, self.scale)
-        damping = jnp.where(old.active, damping * factor, old.damping)
-        numbers = DampingNumbers.of(scale.dtype, active=old.active, damping=damping)
-        return Damping(self.start, scale, numbers)
+        active, damping = self.numbers.active, self.numbers.damping
+        return self._with(self.scale, active=active, damping=damping * factor)
 
-    def grown(self, matrix: Float[Array, "n n"], units: Vector) -> Float[Array, " n"]:
-        """`D`, with one more Jacobian."""
-        rows = matrix / tree_math.ravel(units)[0][:, None]
-        columns = jnp.linalg.norm(jnp.where(jnp.isfinite(rows), rows, 0), axis=0)
-        return jnp.maximum(self.scale, columns)
+    def _with(self, scale: Array, **numbers: Any) -> "Damping":
+        return Damping(self.start, scale, _Numbers.of(scale.dtype, **numbers))
 
     def step(
         self,
@@ -81,14 +72,15 @@ class Damping(eqx.Module):
         residual: Vector,
         y: Vector,
         units: Vector,
-        scale: Float[Array, " n"],
-    ) -> tuple[Vector, Array, Array]:
+    ) -> tuple[Vector, Array, "Damping"]:
         """The step `p`; the share of `|F|^2` that falls along it at first, that is
-        `|J p|^2 + damping |D p|^2`, of which QR has the root; and the damping."""
+        `|J p|^2 + damping |D p|^2`, of which QR has the root; and what damped it."""
         flat, unravel = tree_math.ravel(residual)
         n, unit = flat.size, tree_math.ravel(units)[0]
-        scale = jnp.where(scale > 0, scale, 1)
         upper = jnp.concatenate([matrix, flat[:, None]], axis=1) / unit[:, None]
+        columns = jnp.linalg.norm(upper[:, :n], axis=0)
+        grown = jnp.maximum(self.scale, jnp.where(jnp.isfinite(columns), columns, 0))
+        scale = jnp.where(grown > 0, grown, 1)
         # `|D p| <= |D^-1 J^T F| / damping`.
         slopes = (upper[:, n] @ upper[:, :n]) / scale
         here = tree_math.ravel(y)[0] * scale
@@ -100,4 +92,5 @@ class Damping(eqx.Module):
         r = jnp.linalg.qr(jnp.concatenate([upper, lower]), mode="r")
         p = -jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n])
         falls, rest = jnp.sum(r[:n, n] ** 2), r[n, n] ** 2
-        return unravel(p), falls / (falls + rest), damping
+        damped = self._with(grown, active=self.numbers.active, damping=damping)
+        return unravel(p), falls / (falls + rest), damped

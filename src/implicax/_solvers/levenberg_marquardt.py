@@ -43,8 +43,8 @@ class LevenbergMarquardt(AbstractTrustRegion):
     **Arguments:**
 
     - `retry`: where a fit fails, once more from the start with the exact Hessian, as
-      [`implicax.TrustRegion`][] does. Another `max_steps` steps; up to 512 real
-      unknowns.
+      [`implicax.TrustRegion`][] does; counts and histories as of
+      [`implicax.Newton`][]. Up to 512 real unknowns.
     - `rtol`: as of [`implicax.TrustRegion`][] for least squares, as of
       [`implicax.AbstractSolver`][] for roots; `atol`, `record_history`: likewise.
 

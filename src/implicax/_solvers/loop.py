@@ -15,10 +15,7 @@ from implicax._linear.approximate_inverse import ApproximateInverse
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State
 from implicax._solvers.progress import Listener, tell
-from implicax._solvers.termination import (
-    confirm,
-    examinable,
-)
+from implicax._solvers.termination import confirm, examinable
 
 #: A residual this much above the first one (and the unknown) has diverged.
 DIVERGED = 1e8
@@ -43,15 +40,15 @@ class SolverResult(eqx.Module):
 class _Ledger(Packed):
     """The loop's own books."""
 
-    steps = Number(0)
-    lowest = Number(1)
+    steps = Number()
+    lowest = Number()
     """The lowest measure of the residual so far."""
-    lowest_at = Number(2)
+    lowest_at = Number()
     """The step that reached it."""
-    going = Flag(3)
-    best_norm = Number(4)
+    going = Flag()
+    best_norm = Number()
     """The residual norm of the best iterate, the one to return."""
-    lowest_objective = Number(5)
+    lowest_objective = Number()
     """Infinite where nothing is minimised."""
 
 
@@ -220,7 +217,7 @@ class _Loop:
         return _Carry(state, ledger, best, history)
 
     def conclude(
-        self, carry: _Carry, verdict: "_Verdict | None"
+        self, carry: _Carry, verdict: _Verdict | None
     ) -> tuple[State, SolverResult]:
         """How it ended."""
         solver, last, ledger = self.solver, carry.state, carry.ledger
@@ -273,17 +270,20 @@ def _two_attempts(loop: _Loop, state: State) -> tuple[State, SolverResult]:
     def body(carry: tuple) -> tuple:
         state, outcome, count, _ = carry
         last, new = loop.attempt(state)
-        # A solution without a derivative is one, and nobody finds one at it.
-        failed = new.status != Status.converged
-        if loop.system.objective is None:
-            failed = failed & (new.status != Status.degenerate)
-        again = failed & (count == 0)
+        again = failed(new, loop.system.objective is None) & (count == 0)
         other = tree_math.where(again, loop.solver.restarted(last), last)
         return other, better(outcome, new), count + 1, again
 
     first = state, nothing, zero, jnp.ones((), bool)
     last, outcome, *_ = tree_math.while_loop(lambda carry: carry[3], body, first)
     return last, outcome
+
+
+def failed(outcome: SolverResult, equations: bool) -> Bool[Array, ""]:
+    """Whether another attempt may find more. (A solution of equations that has no
+    derivative is one, and nobody finds a derivative at it.)"""
+    lost = outcome.status != Status.converged
+    return lost & (outcome.status != Status.degenerate) if equations else lost
 
 
 def better(first: SolverResult, second: SolverResult) -> SolverResult:

@@ -116,27 +116,27 @@ class Judgement(eqx.Module):
 
 
 class _Found(Packed):
-    error = Number(0)
-    length = Number(1)
+    error = Number()
+    length = Number()
     """Of Newton's correction, in the scaling of the Hessian."""
-    count = Number(2)
-    going = Flag(3)
+    count = Number()
+    going = Flag()
 
 
 class _Flags(Packed):
-    small = Flag(0)
+    small = Flag()
     """Whether the correction is within the tolerance."""
-    floor = Flag(1)
+    floor = Flag()
     """Whether it is what rounding leaves."""
-    down = Flag(2)
+    down = Flag()
     """Whether a curvature is negative."""
-    level = Flag(3)
+    level = Flag()
     """Whether the way led along what is flat, ..."""
-    out = Flag(4)
+    out = Flag()
     """... outwards."""
-    nowhere = Flag(5)
+    nowhere = Flag()
     """Whether it did, or there is a slope still."""
-    isolated = Flag(6)
+    isolated = Flag()
     """Whether it is a minimum but for what is flat for good."""
 
 
@@ -228,9 +228,7 @@ def examine(
 
     inf = jnp.inf
     nothing = _Found.of(dtype, error=inf, length=inf, count=0, going=True)
-    entry = _Look(
-        iterate, jnp.zeros_like(start), nothing, _Flags(jnp.zeros((7,), dtype))
-    )
+    entry = _Look(iterate, jnp.zeros_like(start), nothing, _Flags.filled(dtype, 0))
     end = tree_math.while_loop(lambda look: look.found.going, look, entry)
     last, found = end.flags, end.found
     done = last.small | last.floor

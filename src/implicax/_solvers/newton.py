@@ -57,8 +57,8 @@ LONGER = 1.5
 class _Memory(eqx.Module):
     elimination: Elimination | None
     units: Vector
-    """What each equation is measured by: the largest entry of its row of `dF/dy` at the
-    initial guess. So the units of equations do not matter."""
+    """What each equation is measured by: the norm of its row of `dF/dy` at the initial
+    guess. So the units of equations do not matter."""
     books: Books
     unsolved: Bool[Array, ""]
     """Whether the linear system of the last step could not be solved."""
@@ -83,7 +83,8 @@ class Newton(AbstractSolver):
     Each step solves `J d = -F` with the Jacobian `J = dF/dy` and moves to `y + t d`.
     Quadratic convergence near a solution with invertible `J` (Kantorovich 1948;
     Deuflhard, *Newton Methods for Nonlinear Problems*, thm 2.1), contraction or not.
-    The derivative reuses the last factorisation.
+    The derivative reuses the last factorisation (beyond 128 real unknowns; below that
+    a new one costs next to nothing).
 
     **Arguments:**
 
@@ -96,7 +97,8 @@ class Newton(AbstractSolver):
       `False` always takes `t = 1`.
     - `retry`: where that fails, once more from the start, with steps damped as by
       Levenberg and Marquardt (More 1978): down the sum of squares, however singular
-      `J` is. Another `max_steps` steps; up to 512 real unknowns, and with
+      `J` is. Another `max_steps` steps, in the counts; a history is that of the
+      attempt whose answer is returned. Up to 512 real unknowns, and with
       `linear_solver="auto"`.
     - `rtol`, `atol`, `record_history`: see [`implicax.AbstractSolver`][].
 
@@ -177,11 +179,11 @@ class Newton(AbstractSolver):
         units, damping = state.memory.units, state.memory.damping
         if found.rows is not None:
             units = tree_math.ravel(iterate.residual)[1](_row_norms(found.rows))
-        active, scale, share, level = jnp.zeros((), bool), None, 1.0, None
-        if damping is not None and found.matrix is not None:
-            active, scale = damping.numbers.active, damping.grown(found.matrix, units)
-            direction, share, level = self._damped(
-                state, found.matrix, units, scale, direction, moved
+        active, share = jnp.zeros((), bool), 1.0
+        if damping is not None:
+            active = damping.numbers.active
+            direction, share, damping = self._damped(
+                iterate, damping, found, units, moved
             )
         if self.line_search:
             leap = self._leap(found, unsolved, old, y)
@@ -199,8 +201,8 @@ class Newton(AbstractSolver):
         nowhere = rejected & self._too_far(state, trial.iterate)
         trial = tree_math.where(nowhere, stays, trial)
         books = self._entry(old, trial, found.rows, active)
-        if damping is not None and scale is not None:
-            damping = damping.after(scale, level, trial.length, rejected)
+        if damping is not None:
+            damping = damping.after(trial.length, rejected)
         memory = _Memory(
             found.elimination, state.memory.units, books, unsolved, damping
         )
@@ -212,7 +214,7 @@ class Newton(AbstractSolver):
             halted = halted | unsolved
         return state.moved(trial.iterate, memory, trial.evaluations, halted)
 
-    def _correct(self, system: System, iterate: Iterate) -> "_Correction":
+    def _correct(self, system: System, iterate: Iterate) -> _Correction:
         """`J^-1 F`."""
         if self._dense(iterate.y):
             flat, unravel = tree_math.ravel(iterate.residual)
@@ -232,7 +234,7 @@ class Newton(AbstractSolver):
         return _Correction(solve.approximately(product, iterate.residual, False))
 
     def _remainder(
-        self, old: Books, found: "_Correction", now: Array, new: Iterate
+        self, old: Books, found: _Correction, now: Array, new: Iterate
     ) -> Vector:
         """What is left of a correction at the point that it leads to: with the factors
         at hand, or else as the rate of the corrections tells; `now` is their size."""
@@ -245,7 +247,7 @@ class Newton(AbstractSolver):
         return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
 
     def _leap(
-        self, found: "_Correction", unsolved: Array, old: Books, y: Vector
+        self, found: _Correction, unsolved: Array, old: Books, y: Vector
     ) -> Vector:
         """Where to go from a local minimum of `|F|`: by the full step, or else by a
         little one."""
@@ -259,28 +261,26 @@ class Newton(AbstractSolver):
 
     def _damped(
         self,
-        state: State,
-        matrix: Float[Array, "n n"],
+        iterate: Iterate,
+        damping: Damping,
+        found: _Correction,
         units: Vector,
-        scale: Float[Array, " n"],
-        direction: Vector,
         moved: Array,
-    ) -> tuple[Vector, Array, Array]:
-        """The damped step in place of Newton's `direction`, which `moved` by so much
-        relative to the unknowns: where such steps are taken, and far from a solution.
-        And the share of `|F|^2` that falls along it, and the damping."""
-        residual, memory = state.iterate.residual, state.memory
-        near = moved <= tree_math.coarsest_eps(direction) ** NEAR
-        # A loop of one round: see `tree_math.once`, and `LinearSolve`.
+    ) -> tuple[Vector, Array, Damping]:
+        """Newton's direction, or a damped step where such are taken and the correction,
+        which `moved` by so much, is not small yet; the share of `|F|^2` that falls
+        along it; and what damped it."""
+        direction, J = jax.tree.map(jnp.negative, found.correction), found.matrix
+        assert J is not None
+        far = ~(moved <= tree_math.coarsest_eps(direction) ** NEAR)
 
+        # A loop of one round, whose matrix depends on the carry: see ARCHITECTURE.md.
         def damp(carry: tuple) -> tuple:
-            needed, *_ = carry
-            known = jnp.where(needed, matrix, jnp.nan)
-            step = memory.damping.step(known, residual, state.iterate.y, units, scale)
+            matrix = jnp.where(carry[0], J, jnp.nan)
+            step = damping.step(matrix, iterate.residual, iterate.y, units)
             return jnp.zeros((), bool), *step
 
-        now, one = memory.damping.numbers, jnp.ones_like(moved)
-        first = now.active & ~near, direction, one, now.damping
+        first = damping.numbers.active & far, direction, jnp.ones_like(moved), damping
         return tree_math.while_loop(lambda carry: carry[0], damp, first)[1:]
 
     def restarted(self, state: State) -> State | None:

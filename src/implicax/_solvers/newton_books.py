@@ -18,18 +18,18 @@ class Left(Packed):
     """What is left of a correction at the point that it leads to: the largest of each
     kind over the unknowns."""
 
-    correction = Number(0)
+    correction = Number()
     """The correction, relative to the unknowns before or after it, ..."""
-    remainder = Number(1)
+    remainder = Number()
     """... and what is left of it, likewise."""
-    units = Number(2)
+    units = Number()
     """What is left, in units of what is allowed, ..."""
-    error = Number(3)
+    error = Number()
     """... and relative to the unknowns."""
-    moved = Number(4)
+    moved = Number()
     """The correction, relative to the largest unknowns on the way (the solution may be
     zero), ..."""
-    left = Number(5)
+    left = Number()
     """... and what is left of it, likewise."""
 
     @classmethod
@@ -48,19 +48,19 @@ class Left(Packed):
 
 
 class Counts(Packed):
-    trusted = Flag(0)
+    trusted = Flag()
     """Whether what is left is the error, ..."""
-    rounded = Flag(1)
+    rounded = Flag()
     """... or only rounding errors are left."""
-    least = Number(2)
+    least = Number()
     """The smallest correction, ..."""
-    idle = Number(3)
+    idle = Number()
     """... and the steps since then."""
-    slow = Number(4)
+    slow = Number()
     """Steps in a row of linear convergence."""
-    leaps = Number(5)
+    leaps = Number()
     """Steps against the line search."""
-    creeping = Number(6)
+    creeping = Number()
     """Short steps in a row."""
 
 
@@ -71,19 +71,10 @@ class Books(eqx.Module):
     @classmethod
     def empty(cls, dtype: Any) -> "Books":
         inf = jnp.inf
-        left = Left.of(
-            dtype,
-            correction=inf,
-            remainder=inf,
-            units=inf,
-            error=inf,
-            moved=inf,
-            left=inf,
-        )
         counts = Counts.of(
             dtype, trusted=0, rounded=0, least=inf, idle=0, slow=0, leaps=0, creeping=0
         )
-        return cls(left, counts)
+        return cls(Left.filled(dtype, inf), counts)
 
     @property
     def there(self) -> Bool[Array, ""]:

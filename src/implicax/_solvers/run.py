@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from implicax._core import tree_math
-from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import System
 from implicax._problems.optimality_conditions import OptimalityConditions
@@ -18,7 +17,7 @@ from implicax._solvers.external.base import AbstractExternalSolver, read
 from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.judge import judge
-from implicax._solvers.loop import SolverResult, better, run_loop
+from implicax._solvers.loop import SolverResult, better, failed, run_loop
 from implicax._solvers.progress import Listener, counter, tell, watch
 
 #: Steps are counted in the dtype of the residual norm: float32 counts to here.
@@ -105,16 +104,12 @@ def _run_in_turns(
     first, *others = solver.solvers
     outcome = attempt(first)
     for other in others:
-        status = outcome.status
-        failed = status != Status.converged
-        if not tree_math.traced(failed):
-            # A solution without a derivative is one, and nobody finds one at it.
-            if not failed or (equations and status == Status.degenerate):
+        lost = failed(outcome, equations)
+        if not tree_math.traced(lost):
+            if not lost:
                 break
             outcome = better(outcome, attempt(other))
         else:
-            if equations:
-                failed = failed & (status != Status.degenerate)
             # What the first one knows of the inverse stays: whoever uses it checks.
             kept = outcome.approximate_inverse
             bare = SolverResult(outcome.y, outcome.status, outcome.stats, None)
@@ -125,9 +120,7 @@ def _run_in_turns(
                 bare = SolverResult(new.y, new.status, new.stats, None)
                 return bare, jnp.zeros((), bool)
 
-            bare, _ = tree_math.while_loop(
-                lambda carry: carry[1], again, (bare, failed)
-            )
+            bare, _ = tree_math.while_loop(lambda carry: carry[1], again, (bare, lost))
             outcome = SolverResult(bare.y, bare.status, bare.stats, kept)
     return outcome
 

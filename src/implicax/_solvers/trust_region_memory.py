@@ -13,38 +13,38 @@ from implicax._solvers.trust_region_subproblem import Spectral
 
 
 class Numbers(Packed):
-    radius = Number(0)
+    radius = Number()
     """Negative before the first step."""
-    first_slope = Number(1)
-    slope = Number(2)
+    first_slope = Number()
+    slope = Number()
     """`|D^-1 g|`, at the start and now."""
-    lowest = Number(3)
+    lowest = Number()
     """The lowest slope so far."""
-    length = Number(4)
+    length = Number()
     """`|D n|` of the last Newton step `n`, infinite where there was none."""
-    shortest = Number(5)
+    shortest = Number()
     """The shortest so far."""
-    error = Number(6)
+    error = Number()
     """The largest estimated relative error of an unknown."""
-    top = Number(7)
+    top = Number()
     """The objective at the start."""
 
 
 class Flags(Packed):
-    idle = Number(0)
+    idle = Number()
     """Steps since the shortest that had no more to gain than the rounding errors of the
     objective."""
-    small = Flag(1)
+    small = Flag()
     """Whether each error is within the tolerance, ..."""
-    floor = Flag(2)
+    floor = Flag()
     """... or is what rounding errors would leave of it."""
-    level = Flag(3)
+    level = Flag()
     """Whether the way led along what is flat now, ..."""
-    out = Flag(4)
+    out = Flag()
     """... outwards."""
-    runs = Flag(5)
+    runs = Flag()
     """Whether it leads on and on, away from the start."""
-    again = Flag(6)
+    again = Flag()
     """Whether this is the second attempt."""
 
 

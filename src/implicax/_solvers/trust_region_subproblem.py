@@ -90,11 +90,11 @@ class AbstractModel(eqx.Module):
 class _Bracket(Packed):
     """Of the shift at which a step is as long as the radius."""
 
-    shift = Number(0)
-    low = Number(1)
-    high = Number(2)
-    count = Number(3)
-    far = Flag(4)
+    shift = Number()
+    low = Number()
+    high = Number()
+    count = Number()
+    far = Flag()
 
 
 class Spectral(AbstractModel):
