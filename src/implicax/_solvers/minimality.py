@@ -228,7 +228,7 @@ def examine(
 
     inf = jnp.inf
     nothing = _Found.of(dtype, error=inf, length=inf, count=0, going=True)
-    entry = _Look(iterate, jnp.zeros_like(start), nothing, _Flags.filled(dtype, 0))
+    entry = _Look(iterate, jnp.zeros_like(start), nothing, _Flags.filled(dtype, 0.0))
     end = tree_math.while_loop(lambda look: look.found.going, look, entry)
     last, found = end.flags, end.found
     done = last.small | last.floor
