@@ -10,7 +10,8 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from implicax._build_solution import OnFailure, check_call, poisoned
 from implicax._certificates.certificate import Certificate
-from implicax._certificates.certify import Quantity, certificate, prepare
+from implicax._certificates.certify import certificate
+from implicax._certificates.quantity import Quantity, prepare
 from implicax._core import tree_math
 from implicax._core.domain import View
 from implicax._core.keywords import explained

@@ -29,32 +29,24 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, PyTree
 
 from implicax._certificates.certificate import Certificate
 from implicax._certificates.elasticity import elasticity
+from implicax._certificates.implicit_gradient import implicit_gradient
+from implicax._certificates.linearised import Linearised
 from implicax._certificates.newton_correction import newton_corrections
+from implicax._certificates.quantity import Quantity, prepare
 from implicax._core import tree_math
-from implicax._core.checks import split_arrays
 from implicax._core.domain import View
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution
-from implicax._core.traced_function import TracedFunction, trace
-from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._core.user_function import call_function
+from implicax._core.tree_math import Vector
 from implicax._derivatives.implicit import Hessian, check_hessian, linearization
-from implicax._linear.linear_solve import Auto, LinearSolve
+from implicax._linear.linear_solve import Auto
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
-from implicax._linear.lu import MatVec, factorise, materialize
 from implicax._linear.minimum_norm import MinimumNorm
-from implicax._linear.spectral_estimates import (
-    largest_singular_value,
-    no_descent,
-    spectral_radius,
-)
 from implicax._problems.base import AbstractProblem
-from implicax._problems.canonical import CanonicalProblem, canonicalize
-from implicax._problems.optimality_conditions import OptimalityConditions
 
 
 @explained
@@ -122,190 +114,59 @@ def certify(
     return _compiled(quantity, canonical.v0, floating, canonical.view)
 
 
-class Quantity(eqx.Module):
-    """`loss(y, args)` where `y` solves the conditions; everything is an input."""
-
-    conditions: OptimalityConditions = eqx.field(static=True)
-    closed_loss: TracedFunction = eqx.field(static=True)
-    constants: tuple[list[Array], list[Array]]
-    fixed: PyTree[Array]
-    """The arrays of `args` that are not floating."""
-    data: PyTree[Array]
-    """What else the conditions take (`CanonicalProblem.inputs`)."""
-    choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
-    hessian: Hessian = eqx.field(static=True, default="exact")
-
-    def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:
-        return self.closed_loss.output(
-            v, (self.constants[1], eqx.combine(args, self.fixed))
-        )
-
-    def inputs(self, args: PyTree[Array]) -> PyTree[Array]:
-        """What the conditions take at `args`."""
-        return self.constants[0], (eqx.combine(args, self.fixed), self.data)
-
-    def residual(self, v: Vector, args: PyTree[Array]) -> Vector:
-        return self.conditions.residual(v, self.inputs(args))
-
-
-def prepare(
-    loss: Callable[[Any, Any], Array],
-    problem: AbstractProblem,
-    y: PyTree,
-    args: PyTree,
-    name: str,
-) -> tuple[CanonicalProblem, Quantity, PyTree[Array]]:
-    """The problem and the loss closed at `y` (called `name`), and what of `args` the
-    gradient is in."""
-    if isinstance(loss, AbstractProblem) or not callable(loss):
-        raise TypeError(
-            "loss must be a function of (y, args) that returns a real scalar, and it "
-            f"is {loss!r}. The order is: loss, problem, {name}, args."
-        )
-    if not isinstance(problem, AbstractProblem):
-        raise TypeError(
-            "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
-            "ix.LeastSquares(r): the certificate needs to know what "
-            f"{name} solves. It is {problem!r}."
-        )
-    canonical = canonicalize(problem, y, args, name)
-    if canonical.conditions.structure.reverse_only:
-        raise TypeError(
-            "fn has a VJP only (a jax.custom_vjp), and the error bar needs "
-            "Jacobian-vector products. Give fn a jax.custom_jvp to certify it."
-        )
-    constants, (arrays, data) = canonical.inputs
-    _, others = split_arrays(args)
-    floating, fixed = eqx.partition(arrays, eqx.is_inexact_array)
-
-    if not jax.tree.leaves(floating):
-        raise ValueError(
-            "args holds no floating arrays, so there is no gradient to certify. Pass "
-            "what the loss is to be differentiated with respect to through args."
-        )
-
-    def real_loss(v: Vector, arrays: PyTree[Array]) -> Array:
-        y = canonical.view.from_real(v)
-        return _check_loss(call_function(loss, y, eqx.combine(arrays, others), "loss"))
-
-    closed_loss, loss_constants = trace(TracedFunction, real_loss, canonical.v0, arrays)
-    both = (constants, loss_constants)
-    quantity = Quantity(canonical.conditions, closed_loss, both, fixed, data)
-    return canonical, quantity, floating
-
-
 def certificate(
     quantity: Quantity, v: Vector, args: PyTree[Array], view: View
 ) -> Certificate:
     """The certificate of the gradient of `quantity` in `args`, at `v`."""
-    loss, residual = quantity.loss, quantity.residual
-    here, product = jax.linearize(lambda v: residual(v, args), v)
-    _, pullback = jax.vjp(lambda v: residual(v, args), v)
 
-    def transposed(u: Vector) -> Vector:
-        return pullback(u)[0]
+    def residual(v: Vector) -> Vector:
+        return quantity.residual(v, args)
 
-    factor = matrix = minimum = None
-    units = jax.tree.map(jnp.ones_like, v)
-    symmetric = quantity.conditions.structure.positive_definite
-    if isinstance(quantity.choice, Auto) and tree_math.num_unknowns(v) <= DENSE_LIMIT:
-        matrix = materialize(product, v)
-        factor = factorise(matrix)
-    if matrix is not None and symmetric:
-        # Cholesky's factorisation exists for positive definite matrices only.
-        minimum = jnp.all(jnp.isfinite(jnp.linalg.cholesky(matrix)))
-        # Variables of different units do not make a minimum ill-conditioned. Scaled
-        # to a unit diagonal, the condition number is within a factor of n of the
-        # least that any scaling gives (van der Sluis 1969, thm 4.1).
-        _, unravel = tree_math.ravel(v)
-        diagonal = jnp.abs(jnp.diagonal(matrix))
-        units = unravel(jnp.where(diagonal > 0, diagonal**-0.5, 1))
-    elif symmetric:
-        minimum = no_descent(product, v)
-    solve = LinearSolve(quantity.choice, factor, quantity.conditions.structure)
-
-    def correct(b: Vector) -> Vector:
-        """`J^-1 b`, for its size."""
-        if factor is not None:
-            return factor.solve(b, False)
-        return solve.approximately(product, b, False)
-
-    def gradient(v: Vector) -> tuple[PyTree[Array], Vector]:
-        """`g(v)` and the adjoint `u`."""
-        by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
-        _, pullback_y = jax.vjp(lambda v: residual(v, args), v)
-        u = solve.transposed(lambda u: pullback_y(u)[0], by_y)
-        _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
-        return tree_math.subtract(by_args, pullback_args(u)[0]), u
-
-    def biased(v: Vector) -> tuple[PyTree[Array], Vector]:
-        """`g(v)` and `u`, with the Gauss-Newton matrix for the Hessian."""
-        by_y, by_args = jax.grad(loss, argnums=(0, 1))(v, args)
-        inputs = quantity.inputs(args)
-        part = linearization(quantity.conditions, quantity.hessian)(v, inputs)
-        u = dataclasses.replace(solve, approximate_inverse=None).transposed(part, by_y)
-        _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
-        return tree_math.subtract(by_args, pullback_args(u)[0]), u
-
-    delta = jax.tree.map(jnp.negative, solve.approximately(product, here, False))
+    here, product = jax.linearize(residual, v)
+    _, pullback = jax.vjp(residual, v)
+    structure = quantity.conditions.structure
+    jacobian = Linearised.of(
+        product, lambda u: pullback(u)[0], v, quantity.choice, structure
+    )
+    delta = jax.tree.map(jnp.negative, jacobian.correct(here))
     tangent = jax.tree.map(_varied, args)
-    pushed = jax.jvp(lambda args: residual(v, args), (args,), (tangent,))[1]
+    pushed = jax.jvp(lambda args: quantity.residual(v, args), (args,), (tangent,))[1]
     correction = newton_corrections(
-        lambda v: residual(v, args),
-        lambda v: loss(v, args),
-        correct,
+        residual,
+        lambda v: quantity.loss(v, args),
+        jacobian.correct,
         v,
         delta,
-        correct(pushed),
+        jacobian.correct(pushed),
     )
-    (g, u), (change, _) = jax.jvp(gradient, (v,), (delta,))
-
-    by_y = jax.grad(loss)(v, args)
-    remainder = tree_math.subtract(by_y, transposed(u))
-    _, pullback_args = jax.vjp(lambda args: residual(v, args), args)
-    missing = pullback_args(solve.approximately(transposed, remainder, True))[0]
-    change = tree_math.subtract(change, missing)
-    corrected = tree_math.add(g, change)
-
-    moved = tree_math.subtract(gradient(correction.target)[0], g)
-    if quantity.hessian == "gauss_newton":
-        exact, (g, u) = g, biased(v)
-        bias = tree_math.subtract(exact, g)
-        change, moved = tree_math.add(change, bias), tree_math.add(moved, bias)
-        remainder = tree_math.subtract(by_y, transposed(u))
-    moved = tree_math.subtract(moved, missing)
-    error = jnp.maximum(_modulus(change), _modulus(moved))
-    errors = jax.tree.map(
-        lambda x, y: jnp.maximum(jnp.abs(x), jnp.abs(y)), change, moved
+    gradient = implicit_gradient(quantity, jacobian, args, delta, correction.target)
+    units = jacobian.units
+    spectrum = jacobian.spectrum(units)
+    in_units = [jax.tree.map(operator.mul, x, units) for x in gradient.adjoint_equation]
+    distance, residual_norm, left, right = tree_math.two_norms(delta, here, *in_units)
+    error, moved, size = tree_math.two_norms(
+        *map(_parts, (gradient.change, gradient.moved, gradient.corrected))
     )
-    elastic = elasticity(errors, corrected, args)
-    size = _modulus(corrected)
-    norm_by_y = tree_math.two_norm(_multiplied(by_y, units))
-    norm_remainder = tree_math.two_norm(_multiplied(remainder, units))
-    condition = _condition_number(solve, product, transposed, units)
-    relative = jnp.where(error == 0, 0, error / size)
-    adjoint = norm_remainder / jnp.where(norm_by_y > 0, norm_by_y, 1)
-    radius = None
-    if quantity.conditions.structure.fixed_point:
-        radius = spectral_radius(lambda t: tree_math.subtract(t, product(t)), v)
+    error = jnp.maximum(error, moved)
+    elastic = elasticity(gradient.errors, gradient.corrected, args)
     return Certificate(
-        gradient=g,
+        gradient=gradient.value,
         gradient_error=error,
-        relative_gradient_error=relative,
-        gradient_errors=errors,
+        relative_gradient_error=jnp.where(error == 0, 0, error / size),
+        gradient_errors=gradient.errors,
         elasticity_error=elastic.error,
         worst=elastic.worst,
-        corrected_gradient=corrected,
-        solution_error=tree_math.two_norm(delta),
+        corrected_gradient=gradient.corrected,
+        solution_error=distance,
         contraction=correction.contraction,
-        residual=tree_math.two_norm(here),
-        adjoint=view.from_real(u),
-        adjoint_residual=adjoint,
-        condition_number=condition,
+        residual=residual_norm,
+        adjoint=view.from_real(gradient.adjoint),
+        adjoint_residual=left / jnp.where(right > 0, right, 1),
+        condition_number=spectrum.condition_number,
         smooth=correction.smooth,
-        spectral_radius=radius,
-        minimum=minimum,
-        eps=jnp.asarray(tree_math.coarsest_eps(v), condition.dtype),
+        spectral_radius=spectrum.radius,
+        minimum=spectrum.minimum,
+        eps=jnp.asarray(tree_math.coarsest_eps(v), tree_math.working_dtype(v)),
     )
 
 
@@ -316,32 +177,6 @@ def _varied(datum: Array) -> Array:
     return jnp.where(jnp.isfinite(datum), change, 0)
 
 
-def _multiplied(x: Vector, units: Vector) -> Vector:
-    return jax.tree.map(operator.mul, x, units)
-
-
-def _condition_number(
-    solve: LinearSolve, product: MatVec, transposed: MatVec, units: Vector
-) -> Float[Array, ""]:
-    """Of `U J U`, with `U` the diagonal matrix of the units."""
-
-    def divided(x: Vector) -> Vector:
-        return jax.tree.map(operator.truediv, x, units)
-
-    size = largest_singular_value(
-        lambda x: _multiplied(product(_multiplied(x, units)), units),
-        lambda x: _multiplied(transposed(_multiplied(x, units)), units),
-        units,
-    )
-    size_of_inverse = largest_singular_value(
-        lambda x: divided(solve.approximately(product, divided(x), False)),
-        lambda x: divided(solve.approximately(transposed, divided(x), True)),
-        units,
-    )
-    condition = size * size_of_inverse
-    return jnp.where(jnp.isfinite(condition), condition, jnp.inf)
-
-
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
 def _compiled(
     quantity: Quantity, v: Vector, args: PyTree[Array], view: View
@@ -349,22 +184,10 @@ def _compiled(
     return certificate(quantity, v, args, view)
 
 
-def _check_loss(value: Any) -> Array:
-    value = jnp.asarray(value)
-    if value.shape != () or not jnp.issubdtype(value.dtype, jnp.floating):
-        raise TypeError(
-            "loss must return a real scalar, and it returned "
-            f"{value.dtype}{list(value.shape)}."
-        )
-    return value
+def _parts(x: PyTree[Array]) -> list[Array]:
+    """The real arrays of a pytree that may hold complex ones."""
+    return [part for leaf in jax.tree.leaves(x) for part in _real(leaf)]
 
 
-def _modulus(x: PyTree[Array]) -> Float[Array, ""]:
-    """The Euclidean norm of a pytree that may hold complex arrays."""
-    return tree_math.two_norm(
-        [part for leaf in jax.tree.leaves(x) for part in _parts(leaf)]
-    )
-
-
-def _parts(leaf: Array) -> tuple[Array, ...]:
+def _real(leaf: Array) -> tuple[Array, ...]:
     return (leaf.real, leaf.imag) if jnp.iscomplexobj(leaf) else (leaf,)

@@ -1,8 +1,8 @@
 """What a function does close to a point: what rounding makes of it, and whether it is
 smooth.
 
-A few evaluations, each of the function and of its derivative along a direction `p` of
-random entries, `p_i` a small part of the unit of the `i`th unknown.
+A few evaluations, each of the function and of its derivative along a direction `p` in
+no special position, `p_i` a small part of the unit of the `i`th unknown.
 
 *Rounding.* A value is zero to working precision where it is no larger than what it
 changes by when the unknown changes in its last digits. That holds both what the digits
@@ -21,10 +21,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, PyTree
 
 from implicax._core import tree_math
 from implicax._core.componentwise import eps, every
+from implicax._core.noise import noise
 from implicax._core.tree_math import Vector
 
 #: `f` and its derivative along `p`, as a function of `y` and `p`.
@@ -58,24 +60,25 @@ def look_around(
 ) -> Neighbourhood:
     """Of `f` around `y`: rounding, in the last digits of the `unit` of each unknown,
     and smoothness, within about `distance`."""
-    rough = [_direction(unit, k) for k in range(SAMPLES)]
-    near = [_direction(distance, SAMPLES + k) for k in range(DIRECTIONS)]
     # All unknowns as large as the largest: what one that is zero cancels against.
     largest = tree_math.max_norm(unit)
-    even = jax.tree.map(lambda u: jnp.full_like(u, largest), unit)
-    # Displacement and direction, in the order in which `_smooth` takes them apart.
-    points = [(tree_math.zeros_like(y), p) for p in (even, rough[0])]
-    points += [(jax.tree.map(lambda p: LAST_PLACES * eps(p) * p, p), p) for p in rough]
-    for times in (1, -1, FARTHER, -FARTHER):
-        points += [(jax.tree.map(lambda p, t=times: t * p, p), p) for p in near]
+    directions = [
+        _directions(leaf, near, largest, seed)
+        for seed, (leaf, near) in enumerate(
+            zip(*map(jax.tree.leaves, (unit, distance)), strict=True)
+        )
+    ]
+    treedef = jax.tree.structure(unit)
+    points, displacements = (
+        jax.tree.unflatten(treedef, leaves) for leaves in zip(*directions, strict=True)
+    )
 
     def at(point: tuple[Vector, Vector]) -> Any:
         displacement, p = point
         return evaluate(tree_math.add(y, displacement), p)
 
     # One by one: a large problem has no memory for all of them.
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *points)
-    values, slopes = jax.lax.map(at, stacked)
+    values, slopes = jax.lax.map(at, (displacements, points))
     changes = jax.tree.map(lambda f: f[2 : 2 + SAMPLES] - f[:1], values)
     return Neighbourhood(changes, every(jax.tree.map(_smooth, values, slopes, changes)))
 
@@ -106,13 +109,19 @@ def _largest(x: Array) -> Array:
     return jnp.max(jnp.abs(x), axis=0)
 
 
-def _direction(size: Vector, seed: int) -> Vector:
-    """Entries between a half and one times `size`, with random signs."""
-    leaves, treedef = jax.tree.flatten(size)
-    keys = jax.random.split(jax.random.key(seed), len(leaves))
-
-    def entries(key: Array, leaf: Array) -> Array:
-        x = jax.random.uniform(key, leaf.shape, leaf.dtype, -1.0, 1.0)
-        return leaf * (x + jnp.where(x < 0, -1, 1)) / 2
-
-    return jax.tree.unflatten(treedef, list(map(entries, keys, leaves)))
+def _directions(
+    unit: Array, distance: Array, largest: Array, seed: int
+) -> tuple[Array, Array]:
+    """The direction of each evaluation, and the displacement along it, in the order in
+    which `_smooth` takes them apart."""
+    even = jnp.full_like(unit, largest)
+    sizes = jnp.stack([even] + SAMPLES * [unit] + DIRECTIONS * [distance])
+    random = sizes * noise(sizes.shape, sizes.dtype, seed)
+    rough = range(1, 1 + SAMPLES)
+    near = range(1 + SAMPLES, 1 + SAMPLES + DIRECTIONS)
+    places = np.asarray([0, 1, *rough, *(4 * [*near])])
+    digits = LAST_PLACES * eps(unit)
+    apart = np.repeat([1.0, -1.0, FARTHER, -FARTHER], DIRECTIONS)
+    times = np.asarray([0.0, 0.0, *(SAMPLES * [digits]), *apart], unit.dtype)
+    directions = random[places]
+    return directions, directions * times.reshape(-1, *(1,) * unit.ndim)

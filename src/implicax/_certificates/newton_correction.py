@@ -21,7 +21,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._certificates.neighbourhood import MARGIN, look_around
 from implicax._core import tree_math
-from implicax._core.componentwise import eps, ratio, sizes
+from implicax._core.componentwise import eps, ratio, ratios, sizes
 from implicax._core.tree_math import Vector
 
 #: Displacements at which smoothness is looked at, in `eps^(2/3)` of the unknown.
@@ -69,7 +69,7 @@ def newton_corrections(
     noise = jax.vmap(correct)(jax.tree.map(_visible, around.changes[0]))
     rounding = jax.tree.map(_rounding, noise, sizes(y), reaction)
     left = jax.tree.map(_left, second, rounding, unit)
-    first, largest = ratio(delta, unit), ratio(left, unit)
+    first, largest = ratios((delta, unit), (left, unit))
     return Correction(
         ratio(largest, first), tree_math.subtract(there, left), around.smooth
     )

@@ -89,6 +89,20 @@ def two_norm(x: Vector) -> Float[Array, ""]:
     return unit * jnp.sqrt(dot(scaled, scaled))
 
 
+def two_norms(*vectors: Vector) -> Float[Array, " k"]:
+    """That of each of several alike, in one reduction: a compiler makes a kernel or two
+    of each."""
+    dtype = working_dtype(vectors)
+    rows = [
+        jnp.stack([leaf.astype(dtype) for leaf in leaves]).reshape(len(vectors), -1)
+        for leaves in zip(*map(jax.tree.leaves, vectors), strict=True)
+    ]
+    size = functools.reduce(jnp.maximum, [max_abs(row, 1) for row in rows])
+    unit = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
+    squares = [jnp.sum((row / unit[:, None]) ** 2, axis=1) for row in rows]
+    return unit * jnp.sqrt(functools.reduce(operator.add, squares))
+
+
 def scaled(t: Array, x: Vector) -> Vector:
     """`t x`, each leaf in its own dtype."""
     return jax.tree.map(lambda a: t.astype(a.dtype) * a, x)

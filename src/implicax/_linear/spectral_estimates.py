@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
+from implicax._core.noise import noise
 from implicax._core.tree_math import Vector
 from implicax._linear.lu import MatVec
 
@@ -22,14 +23,10 @@ SQUARINGS = 30
 
 
 def probe(like: Vector) -> Vector:
-    """A fixed random direction of unit length."""
+    """A fixed direction of unit length, in no special position."""
     leaves, treedef = jax.tree.flatten(like)
-    keys = jax.random.split(jax.random.key(0), len(leaves))
-    noise = [
-        jax.random.normal(key, leaf.shape, leaf.dtype)
-        for key, leaf in zip(keys, leaves, strict=True)
-    ]
-    return _normalised(jax.tree.unflatten(treedef, noise))[0]
+    entries = [noise(leaf.shape, leaf.dtype, k) for k, leaf in enumerate(leaves)]
+    return _normalised(jax.tree.unflatten(treedef, entries))[0]
 
 
 def largest_singular_value(
@@ -59,7 +56,7 @@ def spectral_radius(product: MatVec, like: Vector) -> Float[Array, ""]:
     eigenvalue routine, so any device will do, and complex pairs are no special case,
     as they are for a Rayleigh quotient.
     """
-    return _gelfand(_arnoldi(product, like)[0])
+    return gelfand(_arnoldi(product, like)[0])
 
 
 def no_descent(product: MatVec, like: Vector) -> Bool[Array, ""]:
@@ -104,8 +101,9 @@ def _arnoldi(
     return matrix, jnp.all(jnp.isfinite(matrix))
 
 
-def _gelfand(matrix: Float[Array, "m m"]) -> Float[Array, ""]:
-    """`|M^k|^(1/k)` at `k = 2^SQUARINGS`, rescaled at each squaring."""
+def gelfand(matrix: Float[Array, "m m"]) -> Float[Array, ""]:
+    """The spectral radius of a small matrix: `|M^k|^(1/k)` at `k = 2^SQUARINGS`,
+    rescaled at each squaring (Gelfand 1941)."""
 
     def square(_: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         matrix, logarithm, exponent = carry
