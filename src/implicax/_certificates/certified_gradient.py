@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
@@ -29,6 +30,8 @@ from implicax._solvers.run import check_max_steps, check_solver
 MAX_ROUNDS = 8
 #: The error bar must be this far below what was asked for.
 SAFETY = 2.0
+#: The first tolerance of the solve, as a part of what is asked of the gradient.
+FIRST = 0.3
 
 
 class CertifiedGradient(eqx.Module):
@@ -245,12 +248,13 @@ def _tighten(
 
     def going(last: _Round) -> Bool[Array, ""]:
         able = last.outcome.status == Status.converged
-        return ~last.met & able & (last.rounds < MAX_ROUNDS)
+        return (last.rounds == 0) | (~last.met & able & (last.rounds < MAX_ROUNDS))
 
     def again(last: _Round) -> _Round:
         # The error is proportional to the tolerance: aim at it, a little below.
         shortfall = asked / (SAFETY * last.certificate.relative_gradient_error)
-        rtol = last.rtol * jnp.clip(0.5 * shortfall, 1e-6, 0.3)
+        tighter = last.rtol * jnp.clip(0.5 * shortfall, 1e-6, 0.3)
+        rtol = jnp.where(last.rounds == 0, FIRST * asked, tighter)
         outcome, evidence, met = attempt(last.outcome.y, rtol)
         return _Round(
             outcome,
@@ -262,9 +266,14 @@ def _tighten(
             met,
         )
 
-    rtol = 0.3 * asked
-    outcome, evidence, met = attempt(v0, rtol)
+    # The first round is one of the loop: a solver and a certificate in the program,
+    # not two.
+    shapes = jax.eval_shape(attempt, v0, asked)
+    outcome, evidence, met = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes
+    )
+    outcome = eqx.tree_at(lambda o: o.y, outcome, v0)
     steps, evaluations = outcome.stats.steps, outcome.stats.evaluations
-    one = jnp.ones((), jnp.int32)
-    first = _Round(outcome, evidence, rtol, steps, evaluations, one, met)
+    none = jnp.zeros((), jnp.int32)
+    first = _Round(outcome, evidence, asked, steps, evaluations, none, met)
     return tree_math.while_loop(going, again, first)
