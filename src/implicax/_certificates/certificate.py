@@ -62,8 +62,8 @@ class Certificate(eqx.Module):
     adjoint_residual: Float[Array, ""]
     """`|dl/dy - (dF/dy)^T u| / |dl/dy|`, scaled likewise."""
     condition_number: Float[Array, ""]
-    """Estimated 2-norm condition number of `dF/dy`, of a Hessian scaled to a unit
-    diagonal; infinite where it is singular."""
+    """In the 2-norm, of `dF/dy`, or of a Hessian scaled to a unit diagonal (an estimate
+    beyond 128 unknowns); infinite where that is singular to working precision."""
     smooth: Bool[Array, ""]
     """Whether neither a kink nor a jump of `F` or of the loss was seen around `y`."""
     spectral_radius: Float[Array, ""] | None

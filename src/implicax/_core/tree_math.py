@@ -118,7 +118,7 @@ def subtract(x: PyTree[Array], y: PyTree[Array]) -> PyTree[Array]:
 
 def where(condition: Array, x: PyTree, y: PyTree) -> PyTree:
     """Leaf by leaf `x` where the scalar `condition` holds, else `y`."""
-    return jax.tree.map(lambda a, b: jnp.where(condition, a, b), x, y)
+    return jax.tree.map(lambda a, b: a if a is b else jnp.where(condition, a, b), x, y)
 
 
 def zeros_like(x: Vector) -> Vector:

@@ -291,8 +291,8 @@ class AbstractSolver(eqx.Module):
         return jnp.zeros((), bool)
 
     def restarted(self, state: State) -> State | None:
-        """The start again, from which steps go another way than those that have led to
-        `state`; `None` if there is no other way."""
+        """The start `state`, from which steps go another way than from `state` itself;
+        `None` if there is no other way."""
         del state
 
     def judged(self, system: System, state: State, outcome: Any) -> Any:

@@ -106,21 +106,20 @@ def exact(system: System, iterate: Iterate) -> Exact:
     That of a sum of squares is `J^T J + P`. It is decomposed without squaring `J`: with
     `J = U S V^T`, the matrix `S^-1 V^T H V S^-1 = I + S^-1 V^T P V S^-1`.
     """
+    # (Where that is not finite, nor is its decomposition: LAPACK says so.)
     y, (g, _) = iterate.y, tree_math.ravel(iterate.residual)
     n, eps = g.size, float(jnp.finfo(g.dtype).eps)
     flat, _ = tree_math.ravel(y)
     if system.errors is None or system.errors_reverse_only:
         matrix = system.jacobian(y)
-        finite = jnp.all(jnp.isfinite(matrix))
-        matrix = jnp.where(finite, (matrix + matrix.T) / 2, 0)
+        matrix = (matrix + matrix.T) / 2
         energy = jnp.abs(flat @ (matrix @ flat))
         zero = jnp.zeros((), bool)
         basis = inverse = jnp.eye(n, dtype=g.dtype)
         slopes, kept = g, jnp.ones((n,), bool)
     else:
         J, r, P, terms = parts(system, y)
-        finite = jnp.all(jnp.isfinite(J)) & jnp.all(jnp.isfinite(P))
-        J, P = jnp.where(finite, J, 0), jnp.where(finite, (P + P.T) / 2, 0)
+        P = (P + P.T) / 2
         energy = jnp.sum((J @ flat) ** 2)
         zero = jnp.all(jnp.abs(r) <= 10 * n * eps * (jnp.abs(J) @ jnp.abs(flat)))
         d = jnp.linalg.norm(J, axis=0)
@@ -151,7 +150,7 @@ def exact(system: System, iterate: Iterate) -> Exact:
         basis / d[None, :] @ vectors,
         vectors.T @ (d[:, None] * inverse),
         values,
-        jnp.where(finite, (slopes / d) @ vectors, jnp.nan),
+        (slopes / d) @ vectors,
         rounding,
         jnp.sqrt(2 * objective),
         zero,
@@ -175,21 +174,40 @@ def flat_for_good(
     the way is as long as `y` is, `size`. (Its rounding errors are those of the terms
     that it changes, by the roots of the curvatures, `own`.)
     """
-    y = iterate.y
-    flat, unravel = tree_math.ravel(y)
-    # (All null directions at once, none of them weighed like another.)
-    weights = jnp.where(null, jnp.cos(1.0 + jnp.arange(null.size, dtype=flat.dtype)), 0)
+    flat, unravel = tree_math.ravel(iterate.y)
+    way = null_way(basis, null, size)
+    residuals = jax.vmap(lambda v: tree_math.ravel(system.residual(unravel(v)))[0])(
+        flat[None, :] + both_ways(way)
+    )
+    return unchanged(iterate, residuals, basis, way, noise, own)
+
+
+def null_way(basis: Array, null: Array, size: Array) -> Float[Array, " n"]:
+    """A way of that length along all null directions, none weighed like another."""
+    places = jnp.arange(null.size, dtype=basis.dtype)
+    weights = jnp.where(null, jnp.cos(1.0 + places), 0)
     length = jnp.linalg.norm(weights)
-    way = basis @ (size / jnp.where(length > 0, length, 1) * weights)
+    return basis @ (size / jnp.where(length > 0, length, 1) * weights)
+
+
+def both_ways(way: Array) -> Float[Array, "2 n"]:
+    """One may lead further up a plateau, where nothing is seen any more."""
+    return jnp.stack([way, -way])
+
+
+def unchanged(
+    iterate: Iterate,
+    residuals: Float[Array, "2 n"],
+    basis: Array,
+    way: Array,
+    noise: Array,
+    own: Array,
+) -> Bool[Array, ""]:
+    """Whether the gradient is the same at the end of either way, see above."""
     here, _ = tree_math.ravel(iterate.residual)
-
-    def change(way: Array) -> Array:
-        return (tree_math.ravel(system.residual(unravel(flat + way)))[0] - here) @ basis
-
-    # (Both ways: one may lead further up a plateau, where nothing is seen any more.)
-    changes = jnp.abs(jax.vmap(change)(jnp.stack([way, -way])))
+    changes = jnp.abs((residuals - here[None, :]) @ basis)
     terms = jnp.linalg.norm(own * way)
-    lost = 10 * (noise + 10 * float(tree_math.coarsest_eps(y)) * terms)
+    lost = 10 * (noise + 10 * float(tree_math.coarsest_eps(iterate.y)) * terms)
     return jnp.all(changes <= lost)
 
 

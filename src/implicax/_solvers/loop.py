@@ -98,11 +98,12 @@ def run_loop(
     loop = _Loop(
         solver, system, max_steps, differentiable, listen, state.iterate, ceiling
     )
-    if solver.restarted(state) is None:
+    other = solver.restarted(state)
+    if other is None:
         last, outcome = loop.attempt(state)
+        inverse = solver.approximate_inverse(last)
     else:
-        last, outcome = _two_attempts(loop, state)
-    inverse = solver.approximate_inverse(last)
+        outcome, inverse = _two_attempts(loop, state, other)
     if not isinstance(inverse, ApproximateInverse | None):
         raise TypeError(
             f"{type(solver).__name__}.approximate_inverse(state) must return None or "
@@ -254,29 +255,32 @@ class _Loop:
         return last, solver.judged(self.system, last, outcome)
 
 
-def _two_attempts(loop: _Loop, state: State) -> tuple[State, SolverResult]:
+def _two_attempts(
+    loop: _Loop, state: State, other: State
+) -> tuple[SolverResult, ApproximateInverse | None]:
     """The solver's way and, where that fails, its other one, from the same start.
 
     Both are rounds of one loop, so that nothing is compiled twice but what they do
     differently.
     """
-    norm, history = state.iterate.norm, None
-    if loop.solver.record_history:
+    norm, history, solver = state.iterate.norm, None, loop.solver
+    if solver.record_history:
         history = jnp.full((loop.max_steps + 1,), jnp.nan, norm.dtype)
     zero, inf = jnp.zeros((), jnp.int32), jnp.full((), jnp.inf, norm.dtype)
     none = Stats(zero, zero, inf, inf, history)
     nothing = SolverResult(state.iterate.y, Status.not_solved, none, None)
 
     def body(carry: tuple) -> tuple:
-        state, outcome, count, _ = carry
-        last, new = loop.attempt(state)
-        again = failed(new, loop.system.objective is None) & (count == 0)
-        other = tree_math.where(again, loop.solver.restarted(last), last)
-        return other, better(outcome, new), count + 1, again
+        outcome, _, count, _ = carry
+        first = count == 0
+        last, new = loop.attempt(tree_math.where(first, state, other))
+        again = failed(new, loop.system.objective is None) & first
+        inverse = solver.approximate_inverse(last)
+        return better(outcome, new), inverse, count + 1, again
 
-    first = state, nothing, zero, jnp.ones((), bool)
-    last, outcome, *_ = tree_math.while_loop(lambda carry: carry[3], body, first)
-    return last, outcome
+    carry = nothing, solver.approximate_inverse(state), zero, jnp.ones((), bool)
+    outcome, inverse, *_ = tree_math.while_loop(lambda carry: carry[3], body, carry)
+    return outcome, inverse
 
 
 def failed(outcome: SolverResult, equations: bool) -> Bool[Array, ""]:

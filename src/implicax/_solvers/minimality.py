@@ -25,7 +25,13 @@ from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
-from implicax._solvers.curvature import exact, flat_for_good
+from implicax._solvers.curvature import (
+    both_ways,
+    exact,
+    flat_for_good,
+    null_way,
+    unchanged,
+)
 
 #: Up to here Hessians are formed and decomposed (measured on CPU: an eigendecomposition
 #: at 500 takes 0.1 s).
@@ -168,7 +174,8 @@ def examine(
     def look(old: _Look) -> _Look:
         iterate = old.iterate
         model, flat = exact(system, iterate), tree_math.ravel(iterate.y)[0]
-        n = unravel(model.basis @ model.q)
+        correction = model.basis @ model.q
+        n = unravel(correction)
         length = jnp.linalg.norm(model.q)
         before, count = old.found.length, old.found.count
         theta = length / jnp.where(before > 0, before, 1)
@@ -193,14 +200,17 @@ def examine(
         nowhere = model.sloping | level
         size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
         null = model.null
-        good = flat_for_good(
-            system, iterate, model.basis, null, size, model.noise, model.own
-        )
+        way = null_way(model.basis, null, size)
+        # (All evaluations at once: a copy of the user's function in the program.)
+        points = flat[None, :] + jnp.stack([*both_ways(way), correction])
+        at = jax.vmap(lambda v: system.evaluate(unravel(v)))(points)
+        *ends, new = (jax.tree.map(lambda leaf, k=k: leaf[k], at) for k in range(3))
+        ends = jnp.stack([tree_math.ravel(end.residual)[0] for end in ends])
+        good = unchanged(iterate, ends, model.basis, way, model.noise, model.own)
         isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
         more = more & jnp.isfinite(length) & (count < steps)
-        new = system.evaluate(tree_math.add(iterate.y, n))
         more = more & jnp.isfinite(new.norm)
         # What is expected to be left is left *after* the correction: it is taken, too.
         moves = more | (small & ~nowhere & jnp.isfinite(new.norm))

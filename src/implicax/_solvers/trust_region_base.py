@@ -128,11 +128,14 @@ class AbstractTrustRegion(AbstractSolver):
     def check(self, system: System) -> None:
         """An error unless this is a problem for the solver."""
 
-    def _slope(self, model: AbstractModel, iterate: Iterate) -> Float[Array, ""]:
-        """`|D^-1 g|`; of an equation, the residual."""
+    def _norms(
+        self, model: AbstractModel, points: tuple[Vector, ...], iterate: Iterate
+    ) -> list[Array]:
+        """`|D y|` of the points, and `|D^-1 g|` at the iterate; of an equation, the
+        residual."""
         if iterate.objective is None:
-            return tree_math.two_norm(iterate.residual)
-        return model.slope(iterate.residual)
+            return [*model.norms(points, ()), tree_math.two_norm(iterate.residual)]
+        return list(model.norms(points, (iterate.residual,)))
 
     def step(self, system: System, state: State) -> State:
         iterate, memory = state.iterate, state.memory
@@ -140,7 +143,8 @@ class AbstractTrustRegion(AbstractSolver):
         forcing = jnp.sqrt(old.slope / jnp.abs(old.first_slope))
         forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
         model, scale = self._model(system, state, memory.scale, forcing)
-        size, slope = model.size(iterate.y), self._slope(model, iterate)
+        start = memory.start.y
+        size, before, slope = self._norms(model, (iterate.y, start), iterate)
         first = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(old.radius < 0, first, old.radius)
         objective, eps = iterate.objective, tree_math.coarsest_eps(iterate.y)
@@ -159,20 +163,22 @@ class AbstractTrustRegion(AbstractSolver):
         right = (trial.ratio >= 0.75) | step.interior
         radius = jnp.where(right, 2 * step.length, trial.radius)
         radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
-        seen = self._newton_step(state, model, trial, new, rounding)
+        n = model.newton(step)
+        length, new_slope = self._norms(model, (n,), new)
+        seen = self._newton_step(state, model, trial, new, rounding, n, length)
 
         last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
-        whole = tree_math.subtract(iterate.y, memory.start.y)
+        whole = tree_math.subtract(iterate.y, start)
         began = tree_math.add(state.reach, componentwise.sizes(step.p))
         began = tree_math.where(fresh, began, memory.begun)
         spent = step.reduction <= eps * (top - objective)
         spent = spent | (step.reduction <= rounding.noise)
         easy = (trial.count == 1) & step.interior & spent
-        runs = outwards(step.p, new.y, memory.start.y, began, easy)
+        runs = outwards(step.p, new.y, start, began, easy)
 
         # Where nothing is left to gain, stop when neither gradient nor Newton step
         # falls. (By the Gauss-Newton model it may rise now and then on its way.)
-        slope = self._slope(model, new)
+        slope = new_slope
         falls = (slope < old.lowest) | (seen.length < 0.9 * old.shortest)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= rounding.noise)
@@ -201,7 +207,7 @@ class AbstractTrustRegion(AbstractSolver):
                 small=seen.small,
                 floor=seen.floor,
                 level=model.levels((last, whole), iterate.y),
-                out=size > model.size(memory.start.y),
+                out=size > before,
                 runs=trial.accepted & runs,
                 again=memory.flags.again,
             ),
@@ -259,11 +265,11 @@ class AbstractTrustRegion(AbstractSolver):
         trial: _Trial,
         new: Iterate,
         rounding: Rounding,
+        n: Vector,
+        length: Array,
     ) -> "_NewtonStep":
         """What Newton's step `n` from the old iterate says of the `new` one."""
         y, before = state.iterate.y, state.memory.numbers.length
-        n = model.newton(trial.step)
-        length = model.size(n)
         # Newton steps that shrink by `theta` have `theta / (1 - theta)` of the last to
         # come. (Before the second nothing is known of that.)
         theta = jnp.where(before > 0, length / before, 0)
@@ -312,7 +318,7 @@ class AbstractTrustRegion(AbstractSolver):
         if model is not None and type(self).exact:
             y, null = state.iterate.y, model.null
             root = jnp.sqrt(2 * jnp.abs(jnp.asarray(state.iterate.objective)))
-            size = jnp.maximum(model.size(y), root)
+            size = jnp.maximum(model.norms((y,), ())[0], root)
             blur = 10 * tree_math.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
             basis = model.vectors / model.scale[:, None]
             good = flat_for_good(

@@ -75,12 +75,10 @@ class AbstractModel(eqx.Module):
         """Whether no curvature is negative, as far as is known."""
 
     @abc.abstractmethod
-    def slope(self, g: Vector) -> Float[Array, ""]:
-        """`|D^-1 g|`."""
-
-    @abc.abstractmethod
-    def size(self, y: Vector) -> Float[Array, ""]:
-        """`|D y|`."""
+    def norms(
+        self, points: tuple[Vector, ...], gradients: tuple[Vector, ...]
+    ) -> Float[Array, " k"]:
+        """`|D y|` of points, and then `|D^-1 g|` of gradients."""
 
     @abc.abstractmethod
     def energy(self, y: Vector) -> Float[Array, ""]:
@@ -238,11 +236,12 @@ class Spectral(AbstractModel):
     def convex(self) -> Bool[Array, ""]:
         return self.smallest >= 0
 
-    def slope(self, g: Vector) -> Float[Array, ""]:
-        return jnp.linalg.norm(tree_math.ravel(g)[0] / self.scale)
-
-    def size(self, y: Vector) -> Float[Array, ""]:
-        return jnp.linalg.norm(tree_math.ravel(y)[0] * self.scale)
+    def norms(
+        self, points: tuple[Vector, ...], gradients: tuple[Vector, ...]
+    ) -> Float[Array, " k"]:
+        rows = [tree_math.ravel(y)[0] * self.scale for y in points]
+        rows += [tree_math.ravel(g)[0] / self.scale for g in gradients]
+        return jnp.sqrt(jnp.sum(jnp.stack(rows) ** 2, axis=1))
 
     def energy(self, y: Vector) -> Float[Array, ""]:
         scaled = (tree_math.ravel(y)[0] * self.scale) @ self.vectors
@@ -307,11 +306,10 @@ class MatrixFree(AbstractModel):
     def convex(self) -> Bool[Array, ""]:
         return jnp.ones((), bool)
 
-    def slope(self, g: Vector) -> Float[Array, ""]:
-        return tree_math.two_norm(g)
-
-    def size(self, y: Vector) -> Float[Array, ""]:
-        return tree_math.two_norm(y)
+    def norms(
+        self, points: tuple[Vector, ...], gradients: tuple[Vector, ...]
+    ) -> Float[Array, " k"]:
+        return tree_math.two_norms(*points, *gradients)
 
     def energy(self, y: Vector) -> Float[Array, ""]:
         return jnp.abs(tree_math.dot(y, self.product(y)))
