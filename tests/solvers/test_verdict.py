@@ -385,3 +385,46 @@ def test_a_bracket_whose_residual_the_compiler_computes_anew():
     found = jax.jit(jax.vmap(lane))(e, M)
     assert found.converged.all()
     assert found.stats.steps.max() <= 20
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [None, ix.Newton(), ix.Newton(line_search=False), ix.Chord()],
+    ids=["default", "Newton", "no search", "Chord"],
+)
+def test_a_zero_that_cancels_inside_fn_is_found(solver):
+    """An angle that is computed as `atan2(-x, z) + pi / 2` is known to the last digits
+    of `pi`. Where it should vanish it jumps by them, and the equation never holds."""
+
+    def spiral(y, offset):
+        angle = jnp.arctan2(-y[0], y[1]) / (2 * np.pi) + 0.25 + offset
+        radius = jnp.hypot(y[0], y[1])
+        return jnp.stack([10 * (y[2] - 10 * angle), 10 * (radius - 1), y[2]])
+
+    offsets = jnp.asarray([-2.1e-17, -0.7e-17, 0.3e-17, 1.1e-17, 1.7e-17])
+    starts = jnp.asarray([[0.9, 0.1, 0.1], [0.9, -0.2, 0.1]])
+
+    def solve(y0, offset):
+        return ix.root(spiral, y0, offset, solver=solver, on_failure="ignore")
+
+    solve = jax.vmap(jax.vmap(solve, (0, None)), (None, 0))
+    found = jax.jit(solve)(starts, offsets)
+    assert found.converged.all(), found.status
+    off = np.abs(np.asarray(found.value) - np.asarray([1.0, 0.0, 0.0]))
+    assert off.max() <= 1e-14
+
+
+@pytest.mark.parametrize("solver", [None, ix.Newton(line_search=False), ix.Broyden()])
+def test_corrections_that_do_not_fall_are_no_zero(solver):
+    """Down to where the smallest value is lost beside the start: steps go on as if by
+    chance there, and no solution is meant."""
+    gaps, starts = np.logspace(-26, -6, 6), np.logspace(-8, 6, 8)
+
+    def status(c, y0):
+        parabola = lambda y, c: y**2 + c
+        found = ix.root(parabola, y0, c, solver=solver, on_failure="ignore")
+        return found.status
+
+    grid = jax.vmap(jax.vmap(status, (None, 0)), (0, None))
+    came = jax.jit(grid)(gaps, starts)
+    assert not (came == ix.Status.converged).any()

@@ -85,6 +85,21 @@ class Elimination(eqx.Module):
     def singular(self) -> Bool[Array, ""]:
         return _singular(self.lu)
 
+    def resembles(self, other: "Elimination", part: float) -> Bool[Array, ""]:
+        """Whether no entry of the factors differs by more than that part of itself, but
+        for rounding errors."""
+
+        def alike(x: Array, y: Array) -> Bool[Array, ""]:
+            rounding = 16 * x.shape[0] * jnp.finfo(x.dtype).eps * tree_math.max_abs(x)
+            return jnp.all(jnp.abs(x - y) <= part * jnp.abs(x) + rounding)
+
+        rows = jnp.abs(self.scale - other.scale) <= part * self.scale
+        return (
+            alike(self.lu, other.lu)
+            & jnp.all(rows)
+            & jnp.all(self.pivots == other.pivots)
+        )
+
     @property
     def factor(self) -> LUFactors:
         """For other right-hand sides."""
@@ -121,6 +136,15 @@ def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     # By columns, which is how the matrix was made: no transposed copy.
     largest = tree_math.max_abs(matrix.T, axis=0)
     return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
+
+
+def row_norms(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The Euclidean norm of each row; one where that is no unit."""
+    matrix = jax.lax.stop_gradient(matrix)
+    largest = row_scale(matrix)
+    norms = largest * jnp.linalg.norm(matrix / largest[:, None], axis=1)
+    usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
+    return jnp.where(usable, norms, 1)
 
 
 def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:

@@ -189,13 +189,7 @@ def examine(
         floor = ~first & (theta > 0.5) & steady(model.own, old.own)
         floor = floor & rounded(n, iterate.y, reach, noise)
 
-        def known_to(left: Array, noise: Array, most: Array) -> Array:
-            """What is left, or what the rounding errors of the gradient make of it:
-            where that is within what was asked for, no more than that."""
-            noise = jnp.where(small, jnp.minimum(noise, most), noise)
-            return jnp.maximum(jnp.abs(left), noise)
-
-        error = jax.tree.map(known_to, expected, noise, most)
+        error = _known_to(small, expected, noise, most)
         level, out = model.level(flat - start, flat)
         nowhere = model.sloping | level
         size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
@@ -240,6 +234,23 @@ def examine(
     nothing = _Found.of(dtype, error=inf, length=inf, count=0, going=True)
     entry = _Look(iterate, jnp.zeros_like(start), nothing, _Flags.filled(dtype, 0.0))
     end = tree_math.while_loop(lambda look: look.found.going, look, entry)
+    spent = end.found.count.astype(jnp.int32) - 1
+    return Judgement(end.iterate, _said_by(end), end.found.error, spent)
+
+
+def _known_to(small: Array, left: Vector, noise: Vector, most: Vector) -> Vector:
+    """What is left, or what the rounding errors of the gradient make of it: where that
+    is within what was asked for (`small`), no more than that."""
+
+    def larger(left: Array, noise: Array, most: Array) -> Array:
+        noise = jnp.where(small, jnp.minimum(noise, most), noise)
+        return jnp.maximum(jnp.abs(left), noise)
+
+    return jax.tree.map(larger, left, noise, most)
+
+
+def _said_by(end: _Look) -> Status:
+    """What the last look says."""
     last, found = end.flags, end.found
     done = last.small | last.floor
     status = Status.where(done, Status.converged, Status.stagnated)
@@ -250,9 +261,7 @@ def examine(
     status = Status.where(last.down & done, Status.saddle, status)
     status = Status.where(last.down & ~done, Status.stagnated, status)
     known = jnp.isfinite(end.iterate.norm) & jnp.isfinite(found.length)
-    status = Status.where(known, status, Status.non_finite)
-    spent = found.count.astype(jnp.int32) - 1
-    return Judgement(end.iterate, status, found.error, spent)
+    return Status.where(known, status, Status.non_finite)
 
 
 def concluded(

@@ -18,7 +18,7 @@ from implicax._linear.lu import (
     augment,
     eliminate,
     no_elimination,
-    row_scale,
+    row_norms,
 )
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
@@ -27,12 +27,14 @@ from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
 from implicax._solvers.termination import (
     FLOOR,
+    STRAIGHT,
     believable,
     corrections,
     halved,
     magnitude,
     rounded,
     to_own,
+    visible,
 )
 
 #: Full steps taken against the line search.
@@ -140,7 +142,7 @@ class Newton(AbstractSolver):
         if self._dense(y):
             elimination = no_elimination(y)
             _, unravel = tree_math.ravel(y)
-            units = unravel(_row_norms(system.jacobian(y)))
+            units = unravel(row_norms(system.jacobian(y)))
         books, solved = Books.empty(dtype), jnp.zeros((), bool)
         state = State.start(system, y)
         able = tree_math.num_unknowns(y) <= DAMPED and elimination is not None
@@ -158,27 +160,34 @@ class Newton(AbstractSolver):
         pairs = to_own(delta, y, state.reach), (delta, state.reach)
         now, moved = componentwise.ratios(*pairs)
         nothing = Left.nothing(now, moved)
+        steady = jnp.zeros((), bool)
+        if found.elimination is not None:
+            steady = found.elimination.resembles(state.memory.elimination, STRAIGHT)
 
         def look(new: Iterate) -> tuple[Left, Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
             remainder = self._remainder(old, found, now, new)
             reach = componentwise.grown(state.reach, new.y)
+            both = map(componentwise.sizes, (delta, remainder))
+            larger = jax.tree.map(jnp.maximum, *both)
             ratios = componentwise.stacked_ratios(
                 *corrections(y, delta, new.y, remainder, reach),
                 self.tolerance.to_allowed(remainder, new.y, reach),
                 to_own(remainder, new.y, reach),
                 (delta, reach),
                 (remainder, reach),
+                (visible(larger, new.y, reach), new.y),
             )
             left = Left(ratios)
             falls = halved(left.correction, left.remainder)
             little = falls | (left.units <= 1) | self.absolute(new)
+            little = little | steady & self._invisible(left, y)
             return left, little & (found.factor is not None)
 
         direction = jax.tree.map(jnp.negative, found.correction)
         units, damping = state.memory.units, state.memory.damping
         if found.rows is not None:
-            units = tree_math.ravel(iterate.residual)[1](_row_norms(found.rows))
+            units = tree_math.ravel(iterate.residual)[1](row_norms(found.rows))
         active, share = jnp.zeros((), bool), 1.0
         if damping is not None:
             active = damping.numbers.active
@@ -200,7 +209,7 @@ class Newton(AbstractSolver):
         stays = dataclasses.replace(trial, iterate=iterate, found=nothing)
         nowhere = rejected & self._too_far(state, trial.iterate)
         trial = tree_math.where(nowhere, stays, trial)
-        books = self._entry(old, trial, found.rows, active)
+        books = self._entry(old, trial, found.rows, active, steady)
         if damping is not None:
             damping = damping.after(trial.length, rejected)
         memory = _Memory(
@@ -297,15 +306,19 @@ class Newton(AbstractSolver):
         trial: Trial,
         matrix: Float[Array, "n n"] | None,
         damped: Bool[Array, ""],
+        steady: Bool[Array, ""],
     ) -> Books:
-        """What a step has shown; `matrix` is the Jacobian where it began."""
+        """What a step has shown; `matrix` is the Jacobian where it began, and `steady`
+        whether it was the same a step ago."""
         new, left = jax.lax.stop_gradient(trial.iterate), trial.found
         eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
         # Rounding: of each equation; or the corrections have ceased to fall.
         measure = jnp.maximum(left.correction, left.remainder)
         fell = measure < 0.9 * old.counts.least
         idle = jnp.where(fell, 0, old.counts.idle + 1)
-        floor = (idle >= IDLE) & (measure <= eps**FLOOR)
+        still = steady & self._invisible(left, new.y)
+        still = jnp.where(still, old.counts.still + 1, 0)
+        floor = (idle >= IDLE) & ((measure <= eps**FLOOR) | (still >= IDLE))
         if matrix is not None:
             rows = magnitude(matrix, new.y)
             floor = floor | rounded(new.residual, new.y, rows)
@@ -322,11 +335,16 @@ class Newton(AbstractSolver):
             rounded=floor,
             least=jnp.minimum(measure, old.counts.least),
             idle=idle,
+            still=still,
             slow=jnp.where(linear, old.counts.slow + 1, 0),
             leaps=leaps + overruled.astype(leaps.dtype),
             creeping=jnp.where(short, old.counts.creeping + 1, 0),
         )
         return Books(left, counts)
+
+    def _invisible(self, left: Left, y: Vector) -> Bool[Array, ""]:
+        """Whether a correction may be no more than the rounding of `fn` itself."""
+        return left.seen <= tree_math.coarsest_eps(y) ** FLOOR
 
     def _too_far(self, state: State, iterate: Iterate) -> Bool[Array, ""]:
         start = state.first_norm + state.first_size
@@ -340,6 +358,7 @@ class Newton(AbstractSolver):
     def error(self, state: State) -> Float[Array, ""]:
         books, exact = state.memory.books, state.iterate.norm == 0
         error = jnp.where(books.counts.trusted, books.left.error, jnp.inf)
+        error = jnp.where(books.counts.still >= IDLE, books.left.seen, error)
         return jnp.where(exact, 0, error)
 
     def measure(self, state: State) -> Float[Array, ""]:
@@ -361,15 +380,6 @@ class Newton(AbstractSolver):
     def approximate_inverse(self, state: State) -> LUFactors | None:
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor
-
-
-def _row_norms(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """The Euclidean norm of each row; one where that is no unit."""
-    matrix = jax.lax.stop_gradient(matrix)
-    largest = row_scale(matrix)
-    norms = largest * jnp.linalg.norm(matrix / largest[:, None], axis=1)
-    usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
-    return jnp.where(usable, norms, 1)
 
 
 def _displaced(y: Vector, count: Array) -> Vector:

@@ -31,6 +31,9 @@ class Left(Packed):
     zero), ..."""
     left = Number()
     """... and what is left of it, likewise."""
+    seen = Number()
+    """The larger of both, relative to the unknowns, but for those that are lost in the
+    last digits of what they were on the way."""
 
     @classmethod
     def nothing(cls, correction: Array, moved: Array) -> "Left":
@@ -44,6 +47,7 @@ class Left(Packed):
             error=inf,
             moved=moved,
             left=inf,
+            seen=inf,
         )
 
 
@@ -56,6 +60,8 @@ class Counts(Packed):
     """The smallest correction, ..."""
     idle = Number()
     """... and the steps since then."""
+    still = Number()
+    """Steps in a row that only rounding errors make."""
     slow = Number()
     """Steps in a row of linear convergence."""
     leaps = Number()
@@ -72,7 +78,15 @@ class Books(eqx.Module):
     def empty(cls, dtype: Any) -> "Books":
         inf = jnp.inf
         counts = Counts.of(
-            dtype, trusted=0, rounded=0, least=inf, idle=0, slow=0, leaps=0, creeping=0
+            dtype,
+            trusted=0,
+            rounded=0,
+            least=inf,
+            idle=0,
+            still=0,
+            slow=0,
+            leaps=0,
+            creeping=0,
         )
         return cls(Left.filled(dtype, inf), counts)
 

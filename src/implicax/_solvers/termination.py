@@ -13,7 +13,8 @@ Two things have no scale of their own:
   times the largest `|y_i|` on the way;
 - *rounding*: `F` is as small as it can be computed, in every row, at
   `|F_i| <= n eps (|J| |y|)_i` (componentwise backward error: Oettli & Prager 1964;
-  Skeel 1980).
+  Skeel 1980); or corrections have ceased to fall, and are small, or lost in the last
+  digits of what the unknown was on the way, with a Jacobian that stays the same.
 """
 
 import equinox as eqx
@@ -41,6 +42,10 @@ EXAMINED = 512
 #: Where nothing is left to gain, errors up to `eps` to this power are the rounding of
 #: `fn` itself (6e-6 in float64).
 FLOOR = 1 / 3
+#: An unknown below so many `eps` of the largest value on the way may be zero.
+LOST = 100.0
+#: Steps that rounding errors make do not change the Jacobian by more than this part.
+STRAIGHT = 0.01
 #: Somebody else's answer must be right to `eps` to this power (5e-7 in float64): those
 #: who iterate on their own stop at `sqrt(eps)` of something.
 STRANGERS = 0.4
@@ -83,6 +88,18 @@ def unsettled(error: Vector, y: Vector, reach: Vector) -> Vector:
         return jnp.where(jnp.maximum(error, jnp.abs(y)) <= floor, 0, error)
 
     return jax.lax.stop_gradient(jax.tree.map(keep, error, y, reach))
+
+
+def visible(error: Vector, y: Vector, reach: Vector) -> Vector:
+    """The error, without that of unknowns which are lost, as it is, in the last digits
+    of what they were on the way: of those `fn` may not know more, where it holds a
+    constant that they cancel against."""
+
+    def keep(error: Array, y: Array, reach: Array) -> Array:
+        lost = jnp.maximum(error, jnp.abs(y)) <= LOST * eps(reach) * reach
+        return jnp.where(lost, 0, error)
+
+    return jax.tree.map(keep, componentwise.sizes(error), y, reach)
 
 
 def to_own(error: Vector, y: Vector, reach: Vector) -> Pair:
@@ -142,6 +159,9 @@ class Evidence(eqx.Module):
     """Whether they fall as they do at a singular solution, above rounding."""
     singular: Bool[Array, ""]
     """Whether the rounding errors of the equations leave `y` undetermined."""
+    still: Bool[Array, ""]
+    """Whether the Jacobian is the same after the correction, which is visible in no
+    unknown."""
 
 
 def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
@@ -155,13 +175,17 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     # What the rounding of the equations makes of a correction, about.
     _, unravel = tree_math.ravel(answer.residual)
     noise = factor.solve(unravel(eps * rows), transposed=False)
-    moved, left, unknown, first, second, floor = componentwise.ratios(
+    larger = jax.tree.map(
+        jnp.maximum, *map(componentwise.sizes, (correction, remainder))
+    )
+    moved, left, unknown, first, second, floor, seen = componentwise.ratios(
         *corrections(answer.y, correction, iterate.y, remainder, reach),
         to_own(noise, answer.y, reach),
         # (Relative to the largest on the way: the solution may be zero.)
         (correction, reach),
         (remainder, reach),
         (noise, reach),
+        (visible(larger, answer.y, reach), answer.y),
     )
     near = (first <= eps**0.25) & (first > 10 * floor)
     low, high = MULTIPLE
@@ -182,6 +206,7 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         trusted=believable(moved, left, eps),
         multiple=multiple & (bend >= BENT * unbent),
         singular=factor.singular | ~(unknown <= eps**FLOOR),
+        still=(seen <= eps**FLOOR) & (bend <= STRAIGHT * unbent),
     )
 
 
@@ -246,7 +271,7 @@ def confirm(
         tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
     )
     small = rounded(answer.residual, y, seen.rows)
-    floor = idle & (error <= tree_math.coarsest_eps(y) ** FLOOR)
+    floor = idle & ((error <= tree_math.coarsest_eps(y) ** FLOOR) | seen.still)
     singular = seen.factor.singular
     if system.fixed_point:
         # `y - f(y)` is never known better than `eps |y|`.

@@ -138,12 +138,11 @@ class AbstractTrustRegion(AbstractSolver):
         return list(model.norms(points, (iterate.residual,)))
 
     def step(self, system: System, state: State) -> State:
-        iterate, memory = state.iterate, state.memory
+        iterate, memory, start = state.iterate, state.memory, state.memory.start.y
         old, fresh = memory.numbers, memory.numbers.first_slope < 0
         forcing = jnp.sqrt(old.slope / jnp.abs(old.first_slope))
         forcing = jnp.where(fresh, 0.1, jnp.minimum(0.1, forcing))
         model, scale = self._model(system, state, memory.scale, forcing)
-        start = memory.start.y
         size, before, slope = self._norms(model, (iterate.y, start), iterate)
         first = FIRST_RADIUS * jnp.where(size > 0, size, 1)
         radius = jnp.where(old.radius < 0, first, old.radius)
@@ -164,7 +163,7 @@ class AbstractTrustRegion(AbstractSolver):
         radius = jnp.where(right, 2 * step.length, trial.radius)
         radius = jnp.where(trial.ratio < 0.25, 0.5 * step.length, radius)
         n = model.newton(step)
-        length, new_slope = self._norms(model, (n,), new)
+        length, slope = self._norms(model, (n,), new)
         seen = self._newton_step(state, model, trial, new, rounding, n, length)
 
         last = tree_math.where(trial.accepted & (step.length > 0), step.p, memory.last)
@@ -178,7 +177,6 @@ class AbstractTrustRegion(AbstractSolver):
 
         # Where nothing is left to gain, stop when neither gradient nor Newton step
         # falls. (By the Gauss-Newton model it may rise now and then on its way.)
-        slope = new_slope
         falls = (slope < old.lowest) | (seen.length < 0.9 * old.shortest)
         wide = step.interior | (trial.radius >= eps**0.5 * size)
         nothing = wide & (step.reduction <= rounding.noise)
