@@ -95,23 +95,7 @@ def implicit(
     0.2500
     ```
     """
-    if not isinstance(problem, AbstractProblem):
-        raise TypeError(
-            "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
-            "ix.LeastSquares(r): what the solver solves. "
-            f"It is {problem!r}. (For a function, use ix.custom_root(F) or "
-            "ix.custom_fixed_point(f).)"
-        )
-    if has_aux and getattr(problem, "has_aux", False):
-        raise ValueError(
-            "has_aux is set for the problem and for the solver, and there is one place "
-            "for an auxiliary output: solution.aux. Set one of them."
-        )
-    if getattr(problem, "domain", None) is not None:
-        raise TypeError(
-            "A decorated solver works on arrays, and this problem has a domain. Use "
-            "ix.solve(problem, y0, args), or leave domain= out."
-        )
+    _check_problem(problem, has_aux)
     derivative = Implicit() if derivative is None else derivative
     tolerances = tolerance(rtol), tolerance(atol)
     check_call(derivative, on_failure)
@@ -228,6 +212,26 @@ def _split(answer: Any, name: str) -> tuple[Any, Any]:
             f"{type(answer).__name__}."
         )
     return answer
+
+
+def _check_problem(problem: Any, has_aux: bool) -> None:
+    if not isinstance(problem, AbstractProblem):
+        raise TypeError(
+            "problem must be ix.Root(F), ix.FixedPoint(f), ix.Minimum(f) or "
+            "ix.LeastSquares(r): what the solver solves. "
+            f"It is {problem!r}. (For a function, use ix.custom_root(F) or "
+            "ix.custom_fixed_point(f).)"
+        )
+    if has_aux and getattr(problem, "has_aux", False):
+        raise ValueError(
+            "has_aux is set for the problem and for the solver, and there is one place "
+            "for an auxiliary output: solution.aux. Set one of them."
+        )
+    if getattr(problem, "domain", None) is not None:
+        raise TypeError(
+            "A decorated solver works on arrays, and this problem has a domain. Use "
+            "ix.solve(problem, y0, args), or leave domain= out."
+        )
 
 
 def _checked(y: Any, canonical: CanonicalProblem, name: str) -> Vector:

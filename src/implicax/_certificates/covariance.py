@@ -1,5 +1,6 @@
 """How well a fit determines its parameters."""
 
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -127,16 +128,7 @@ def covariance(
             "of the fit: the covariance is that of its parameters. It is "
             f"{problem!r}."
         )
-    if problem.loss is not None:
-        raise TypeError(
-            "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "
-            "robust loss. Leave the loss out, or resample (bootstrap) the data."
-        )
-    if problem.domain is not None:
-        raise TypeError(
-            "The covariance is that of parameters in a vector space, and this fit has "
-            "a domain. Parametrise the domain, or resample (bootstrap) the data."
-        )
+    _check_squares(problem)
     canonical = canonicalize(problem, value, args, "value")
     conditions: Any = canonical.conditions
     v, inputs = canonical.v0, canonical.inputs
@@ -169,7 +161,6 @@ def covariance(
     inverse = inverse / scale[:, None]
     freedom = jnp.maximum(jnp.asarray(m, errors.dtype) - n, 1)
     deviation = jnp.sqrt(jnp.sum(errors**2) / freedom)
-    factor = jnp.ones_like(deviation) if absolute_sigma else deviation
     away = ~_fitted(v, errors, orthogonal, inverse, scale, freedom, absolute_sigma)
     _refuse(
         away,
@@ -178,25 +169,36 @@ def covariance(
         "converged.",
     )
 
-    def half(v: Vector) -> Array:
+    def errors_at(v: Vector) -> Array:
         errors, _ = tree_math.ravel(conditions.errors(v, inputs)[0])
-        errors = errors if seen is None else jnp.where(seen, errors, 0)
-        return jnp.sum(errors**2) / 2
+        return errors if seen is None else jnp.where(seen, errors, 0)
 
-    hessian = materialize(jax.linearize(jax.grad(half), v)[1], v)
-    curvatures = jnp.linalg.eigvalsh(hessian / scale[:, None] / scale[None, :])
-    peak = ~(curvatures[0] >= -(eps**0.5) * jnp.abs(curvatures[-1]))
+    peak = _curved_down(errors_at, v, scale)
     _refuse(
         peak,
         "value is no fit: the sum of squares falls from there in some direction (a "
         "saddle point or a maximum). Start ix.least_squares elsewhere.",
     )
     few = jnp.asarray(m, errors.dtype) < n + (0 if absolute_sigma else 1)
+    factor = 1.0 if absolute_sigma else deviation
     inverse = jnp.where(lost | away | peak | few, jnp.nan, factor * inverse)
     matrix = inverse @ inverse.T
     _, unravel = tree_math.ravel(v)
     errors_of_parameters = unravel(jnp.sqrt(jnp.diagonal(matrix)))
     return Covariance(matrix, canonical.view.from_real(errors_of_parameters), deviation)
+
+
+def _check_squares(problem: LeastSquares) -> None:
+    if problem.loss is not None:
+        raise TypeError(
+            "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "
+            "robust loss. Leave the loss out, or resample (bootstrap) the data."
+        )
+    if problem.domain is not None:
+        raise TypeError(
+            "The covariance is that of parameters in a vector space, and this fit has "
+            "a domain. Parametrise the domain, or resample (bootstrap) the data."
+        )
 
 
 def _fitted(
@@ -220,6 +222,17 @@ def _fitted(
     effect = scale * jnp.abs(tree_math.ravel(v)[0])
     rounding = 100 * n * eps * jnp.max(effect)
     return close | jnp.all(step <= jnp.maximum(eps**0.5 * effect, rounding))
+
+
+def _curved_down(
+    errors: Callable[[Vector], Array], v: Vector, scale: Float[Array, " n"]
+) -> Bool[Array, ""]:
+    """Whether the sum of squares falls in some direction, to second order."""
+    gradient = jax.grad(lambda v: jnp.sum(errors(v) ** 2) / 2)
+    hessian = materialize(jax.linearize(gradient, v)[1], v)
+    curvatures = jnp.linalg.eigvalsh(hessian / scale[:, None] / scale[None, :])
+    eps = float(jnp.finfo(scale.dtype).eps)
+    return ~(curvatures[0] >= -(eps**0.5) * jnp.abs(curvatures[-1]))
 
 
 def _refuse(flag: Bool[Array, ""], why: str) -> None:

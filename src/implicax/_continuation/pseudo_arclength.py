@@ -227,12 +227,7 @@ def follow_curve(
         if natural:
             accepted = accepted & (unit[-1] > 0)
 
-        angle = _length(metric, unit - t)
-        factor = jnp.minimum(
-            ANGLE / jnp.maximum(angle, 0.1 * ANGLE),
-            jnp.sqrt(CONTRACTION / jnp.maximum(new.contraction, 0.1 * CONTRACTION)),
-        )
-        factor = jnp.clip(factor, 0.5, 2)
+        factor = _growth(_length(metric, unit - t), new.contraction)
         next_step = jnp.where(accepted, at.step * factor, 0.5 * length)
         next_step = jnp.minimum(next_step, step)
         count = at.count + accepted.astype(jnp.int32)
@@ -258,24 +253,32 @@ def follow_curve(
         )
 
     regular = jnp.isfinite(z).all() & jnp.isfinite(tangent).all() & (orientation != 0)
-    shape = (max_points, z.size)
-    points = jnp.full(shape, jnp.nan, z.dtype).at[0].set(z)
-    slopes = jnp.full(max_points, jnp.nan, z.dtype)
-    slopes = slopes.at[0].set(tangent[-1] / jnp.linalg.norm(tangent))
-    start = _Walk(
-        z,
-        tangent,
-        step,
-        points,
-        slopes,
-        regular.astype(jnp.int32),
-        BranchStatus.where(
-            regular, BranchStatus.max_points_reached, BranchStatus.no_start
-        ),
-        regular,
-    )
+    start = _begin(z, tangent, step, max_points, regular)
     end = tree_math.while_loop(lambda at: at.going, walk, start)
     return Trace(end.points, end.slopes, end.count, end.status)
+
+
+def _growth(angle: Array, contraction: Array) -> Float[Array, ""]:
+    """By how much the next step may be longer: with the angle that the curve turned by,
+    and how fast Newton's corrections fell (see `CONTRACTION`)."""
+    factor = jnp.minimum(
+        ANGLE / jnp.maximum(angle, 0.1 * ANGLE),
+        jnp.sqrt(CONTRACTION / jnp.maximum(contraction, 0.1 * CONTRACTION)),
+    )
+    return jnp.clip(factor, 0.5, 2)
+
+
+def _begin(
+    z: Array, tangent: Array, step: Array, max_points: int, regular: Bool[Array, ""]
+) -> _Walk:
+    points = jnp.full((max_points, z.size), jnp.nan, z.dtype).at[0].set(z)
+    slopes = jnp.full(max_points, jnp.nan, z.dtype)
+    slopes = slopes.at[0].set(tangent[-1] / jnp.linalg.norm(tangent))
+    status = BranchStatus.where(
+        regular, BranchStatus.max_points_reached, BranchStatus.no_start
+    )
+    count = regular.astype(jnp.int32)
+    return _Walk(z, tangent, step, points, slopes, count, status, regular)
 
 
 def turning_points(trace: Trace) -> tuple[Array, Array]:
