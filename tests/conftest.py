@@ -84,24 +84,13 @@ def _checked_types(request):
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
-#: Thousands of compiled programs are more memory maps than a process may have (65530,
-#: as Linux comes). Above this number of maps they are dropped.
-MAPS = 20_000
-
-
-def many_programs():
-    """Whether there are; where nothing is known of that, yes."""
-    maps = pathlib.Path("/proc/self/maps")
-    return not maps.exists() or maps.read_text().count("\n") > MAPS
-
-
 @pytest.fixture(autouse=True, scope="module")
 def _forget():
-    """Compiled programs go when they are many, and garbage is collected between
-    modules: looking for it while programs are traced is a tenth of the time."""
+    """Thousands of compiled programs are more memory maps than a process may have
+    (65530, as Linux comes): each module leaves none behind. Garbage is collected then
+    too: looking for it while programs are traced is a tenth of the time."""
     gc.disable()
     yield
     gc.enable()
-    if many_programs():
-        jax.clear_caches()
+    jax.clear_caches()
     gc.collect()
