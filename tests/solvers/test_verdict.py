@@ -10,7 +10,7 @@ import pytest
 
 import implicax as ix
 from implicax._core import tree_math
-from implicax._solvers.termination import Tolerance
+from implicax._solvers.termination import Tolerance, confirm
 
 EPS = float(np.finfo(np.float64).eps)
 
@@ -427,4 +427,18 @@ def test_corrections_that_do_not_fall_are_no_zero(solver):
 
     grid = jax.vmap(jax.vmap(status, (None, 0)), (0, None))
     came = jax.jit(grid)(gaps, starts)
-    assert not (came == ix.Status.converged).any()
+    for solved in (ix.Status.converged, ix.Status.degenerate):
+        assert not (came == solved).any()
+
+
+@pytest.mark.parametrize("off", [0.0, 4e-15, 1e-12])
+def test_what_a_correction_mends_is_no_rounding(off):
+    """An unknown as small as the last digits of the way, in an equation that knows it:
+    a method that gets no further has not solved that."""
+    target = jnp.asarray([1.0, 5e-15])
+    system = ix.System(lambda y: y - target)
+    answer = system.evaluate(target + jnp.asarray([0.0, off]))
+    yes = jnp.ones((), bool)
+    tolerance = Tolerance(None, 0.8)
+    seen = confirm(system, answer, jnp.ones(2), tolerance, ~yes, yes, yes)
+    assert bool(seen.solved) == (off == 0)

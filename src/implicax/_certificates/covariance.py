@@ -189,6 +189,7 @@ def covariance(
 
 
 def _check_squares(problem: LeastSquares) -> None:
+    """An error unless it is a sum of plain squares in a vector space."""
     if problem.loss is not None:
         raise TypeError(
             "The covariance s^2 (J^T J)^-1 holds for plain squares, and this fit has a "

@@ -348,7 +348,7 @@ def _until_confirmed(loop: _Loop, carry: _Carry) -> _Verdict:
         refusals, refused = verdict.refusals + 1, believed & ~solved
         going = loop.goes_on(state, ledger.steps, stale) & ~degenerate
         going = going & refused & (refusals < REFUSALS)
-        numbers = ledger.numbers.at[3].set(going.astype(dtype))
+        numbers = ledger.numbers.at[_Ledger.going.index].set(going.astype(dtype))
         return _Verdict(
             _Carry(state, _Ledger(numbers), carry.best, carry.history),
             refusals,

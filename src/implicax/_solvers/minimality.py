@@ -198,8 +198,8 @@ def examine(
         # (All evaluations at once: a copy of the user's function in the program.)
         points = flat[None, :] + jnp.stack([*both_ways(way), correction])
         at = jax.vmap(lambda v: system.evaluate(unravel(v)))(points)
-        *ends, new = (jax.tree.map(lambda leaf, k=k: leaf[k], at) for k in range(3))
-        ends = jnp.stack([tree_math.ravel(end.residual)[0] for end in ends])
+        new = jax.tree.map(lambda leaf: leaf[2], at)
+        ends = jax.vmap(lambda residual: tree_math.ravel(residual)[0])(at.residual)[:2]
         good = unchanged(iterate, ends, model.basis, way, model.noise, model.own)
         isolated = ~jnp.any(null) | model.zero | good
         shrinks = first | (theta <= 0.5)

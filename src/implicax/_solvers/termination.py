@@ -46,6 +46,8 @@ FLOOR = 1 / 3
 LOST = 100.0
 #: Steps that rounding errors make do not change the Jacobian by more than this part.
 STRAIGHT = 0.01
+#: ... and of such a step more than this part is still to be taken after it.
+LEFT = 0.01
 #: Somebody else's answer must be right to `eps` to this power (5e-7 in float64): those
 #: who iterate on their own stop at `sqrt(eps)` of something.
 STRANGERS = 0.4
@@ -160,8 +162,8 @@ class Evidence(eqx.Module):
     singular: Bool[Array, ""]
     """Whether the rounding errors of the equations leave `y` undetermined."""
     still: Bool[Array, ""]
-    """Whether the Jacobian is the same after the correction, which is visible in no
-    unknown."""
+    """Whether the correction is one that rounding errors make: visible in no unknown,
+    of no use, and with the same Jacobian after it."""
 
 
 def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
@@ -175,8 +177,13 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     # What the rounding of the equations makes of a correction, about.
     _, unravel = tree_math.ravel(answer.residual)
     noise = factor.solve(unravel(eps * rows), transposed=False)
-    larger = jax.tree.map(
-        jnp.maximum, *map(componentwise.sizes, (correction, remainder))
+    made, undone = map(componentwise.sizes, (correction, remainder))
+    # (What a correction has mended was no rounding error, however small.)
+    unexplained = jax.tree.map(
+        lambda seen, made, undone: jnp.where(undone < LEFT * made, made, seen),
+        visible(jax.tree.map(jnp.maximum, made, undone), answer.y, reach),
+        made,
+        undone,
     )
     moved, left, unknown, first, second, floor, seen = componentwise.ratios(
         *corrections(answer.y, correction, iterate.y, remainder, reach),
@@ -185,7 +192,7 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         (correction, reach),
         (remainder, reach),
         (noise, reach),
-        (visible(larger, answer.y, reach), answer.y),
+        (unexplained, answer.y),
     )
     near = (first <= eps**0.25) & (first > 10 * floor)
     low, high = MULTIPLE
