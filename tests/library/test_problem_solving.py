@@ -1,13 +1,14 @@
 """What each solver makes of the problems of the literature, and of their derivatives.
 
 Every verdict is held in both directions: a problem that is no longer solved, and one
-that is and should not be, are both told (`benchmarks/known_failures.py`). Programs are
-compiled once each: compiling is most of the time.
+that is and should not be, are both told (`benchmarks/known_failures.py`). Compiling is
+most of the time, so problems share programs.
 """
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import pytest
 from benchmarks import problems as library
 from benchmarks._error_bars import CALLS, certificate, distance, error_bars, loss
@@ -40,41 +41,88 @@ needs_nist = pytest.mark.skipif(
 )
 
 
+class Family:
+    """The problems of a library with as many unknowns, as one: which of them it is, is
+    an index, so that they share the programs that are compiled.
+
+    Residuals are filled up with zeros to the same length: a residual that is always
+    zero changes no sum of squares.
+    """
+
+    def __init__(self, problems):
+        self.problems = problems
+        self.kind = problems[0].kind
+        self.args = tuple(problem.args for problem in problems)
+        self.size = max(jax.eval_shape(p.fn, p.y0, p.args).size for p in problems)
+
+    def fn(self, index):
+        def branch(k):
+            def fn(y, args):
+                out = self.problems[k].fn(y, args[k])
+                return jnp.pad(out, (0, self.size - out.size)) if out.shape else out
+
+            return fn
+
+        branches = [branch(k) for k in range(len(self.problems))]
+        return lambda y, args: jax.lax.switch(index, branches, y, args)
+
+    @functools.cache  # noqa: B019 (families are dropped with the library)
+    def program(self, name):
+        """Solve; the function, and for a fit the standard errors, at the solution."""
+
+        def run(index, y0, args):
+            fn = self.fn(index)
+            solver = SOLVERS[name]
+            found = CALLS[self.kind](fn, y0, args, solver=solver, on_failure="ignore")
+            errors = None
+            if isinstance(self.problems[0], Regression):
+                fit = ix.LeastSquares(fn)
+                errors = ix.covariance(fit, found.value, args).standard_errors
+            return found, fn(found.value, args), errors
+
+        if name != "default" or self.kind == "minimum":
+            return jax.jit(run)
+
+        def differentiated(index, y0, args):
+            """... and the gradient of a loss in the problem's data."""
+
+            def weighted(args):
+                found, *others = run(index, y0, args)
+                return loss(found.value, args), (found, *others)
+
+            gradient, found = jax.grad(weighted, has_aux=True)(args)
+            return *found, gradient
+
+        return jax.jit(differentiated)
+
+
 @functools.cache
-def program(kind, fn, name, is_regression):
-    """Solve; the function, and for a fit the standard errors, at the solution."""
+def families(library_name):
+    """The family of each problem of a library, and its index there, by name. (What fits
+    to much data share is less than what each of them has to itself.)"""
+    together = {}
+    for problem in LIBRARY[library_name]:
+        alone = isinstance(problem, Regression)
+        key = problem.name if alone else problem.y0.size
+        together.setdefault(key, []).append(problem)
+    return {
+        problem.name: (family, index)
+        for family in map(Family, together.values())
+        for index, problem in enumerate(family.problems)
+    }
 
-    def run(y0, args):
-        solver = SOLVERS[name]
-        found = CALLS[kind](fn, y0, args, solver=solver, on_failure="ignore")
-        errors = None
-        if is_regression:
-            fit = ix.LeastSquares(fn)
-            errors = ix.covariance(fit, found.value, args).standard_errors
-        return found, fn(found.value, args), errors
 
-    if name != "default" or kind == "minimum":
-        return jax.jit(run)
-
-    def differentiated(y0, args):
-        """... and the gradient of a loss in the problem's data."""
-
-        def weighted(args):
-            found, *others = run(y0, args)
-            return loss(found.value, args), (found, *others)
-
-        gradient, found = jax.grad(weighted, has_aux=True)(args)
-        return *found, gradient
-
-    return jax.jit(differentiated)
+def family(library_name, problem):
+    """(A second start is of the same problem.)"""
+    return families(library_name.replace("nist_2", "nist_1"))[problem.name]
 
 
 @functools.cache
 def solve(library_name, solver, index):
     problem = LIBRARY[library_name][index]
-    fit = isinstance(problem, Regression)
-    run = program(problem.kind, problem.fn, solver, fit)
-    return jax.device_get(run(problem.y0, problem.args))
+    members, which = family(library_name, problem)
+    program = members.program(solver)
+    return jax.device_get(program(which, problem.y0, members.args))
 
 
 def verdict(library_name, solver, index):
@@ -107,18 +155,16 @@ def check(library_name, solver):
 
 @functools.cache
 def bars(library_name):
-    """The error bars of every solution that the default finds."""
+    """The error bars of every solution that the default finds. (Of third derivatives
+    each problem has its own: they are most of a certificate's program.)"""
     found = []
     for index, problem in enumerate(LIBRARY[library_name]):
         solution, _, _, gradient = solve(library_name, "default", index)
-        one = error_bars(problem, solution.value, certifying(problem.kind, problem.fn))
-        found.append((one, gradient))
+        program = jax.jit(certificate(problem.kind, problem.fn))
+        one = error_bars(problem, solution.value, program)
+        _, which = family(library_name, problem)
+        found.append((one, gradient[which]))
     return found
-
-
-@functools.cache
-def certifying(kind, fn):
-    return jax.jit(certificate(kind, fn))
 
 
 def check_derivatives(library_name):
@@ -153,7 +199,7 @@ class Library:
     @classmethod
     def teardown_class(cls):
         """Programs fill the address space: drop them with the library."""
-        for cached in (program, certifying, solve, bars):
+        for cached in (families, solve, bars):
             cached.cache_clear()
         jax.clear_caches()
 
