@@ -38,7 +38,9 @@ from implicax._linear.approximate_inverse import (
 )
 from implicax._linear.jacobian_structure import JacobianStructure as JacobianStructure
 from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
+from implicax._linear.sparsity import Sparsity as Sparsity
 from implicax._problems.base import AbstractProblem as AbstractProblem
+from implicax._problems.detect_sparsity import detect_sparsity as detect_sparsity
 from implicax._problems.equations import Iterate as Iterate
 from implicax._problems.equations import System as System
 from implicax._problems.fixed_point import FixedPoint as FixedPoint

@@ -37,7 +37,13 @@ from implicax._solvers.defaults import default_solver
 from implicax._solvers.external.dispatch import external_solver
 from implicax._solvers.fallback import Fallback
 from implicax._solvers.progress import Listener, listener
-from implicax._solvers.run import check_max_steps, check_solver, message, run
+from implicax._solvers.run import (
+    check_max_steps,
+    check_solver,
+    message,
+    name_of,
+    run,
+)
 
 
 @explained
@@ -50,6 +56,7 @@ def fixed_point(
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
+    sparsity: Any = None,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
 ) -> Solution[Y]:
@@ -70,6 +77,8 @@ def fixed_point(
     - `derivative`: `None` means [`implicax.Implicit`][], the exact one.
     - `max_steps`: the bound on the solver's steps.
     - `has_aux`: whether `fn` returns `(iterate, aux)`.
+    - `sparsity`: where `dF/dy` may be other than zero, for thousands to a million
+      unknowns: `"auto"` finds it, or an [`implicax.Sparsity`][].
     - `on_failure`: `"raise"`: outside `jit` a [`implicax.ConvergenceError`][], under
       `jit` and `vmap` NaN in value and derivative of the failed lanes only.
       `"ignore"`: the best effort, and `solution.status` tells.
@@ -96,7 +105,7 @@ def fixed_point(
     ```
     """
     return solve(
-        FixedPoint(fn, has_aux),
+        FixedPoint(fn, has_aux, sparsity=sparsity),
         y0,
         args,
         solver=solver,
@@ -117,6 +126,7 @@ def root(
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
+    sparsity: Any = None,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
 ) -> Solution[Y]:
@@ -149,7 +159,7 @@ def root(
     ```
     """
     return solve(
-        Root(fn, has_aux),
+        Root(fn, has_aux, sparsity=sparsity),
         y0,
         args,
         solver=solver,
@@ -170,6 +180,7 @@ def minimize(
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
+    sparsity: Any = None,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
 ) -> Solution[Y]:
@@ -208,7 +219,7 @@ def minimize(
     ```
     """
     return solve(
-        Minimum(fn, has_aux),
+        Minimum(fn, has_aux, sparsity=sparsity),
         y0,
         args,
         solver=solver,
@@ -230,6 +241,7 @@ def least_squares(
     derivative: AbstractDerivative | None = None,
     max_steps: int = 256,
     has_aux: bool = False,
+    sparsity: Any = None,
     on_failure: OnFailure = "raise",
     progress: bool | Listener = False,
 ) -> Solution[Y]:
@@ -272,7 +284,7 @@ def least_squares(
     ```
     """
     return solve(
-        LeastSquares(fn, has_aux, loss=loss),
+        LeastSquares(fn, has_aux, sparsity=sparsity, loss=loss),
         y0,
         args,
         solver=solver,
@@ -348,7 +360,7 @@ def solve(
     takes_steps = derivative.differentiates_loop or derivative.uses_solver_steps
     if takes_steps and isinstance(solver, Fallback):
         solver = solver.solvers[0]
-    name = _name(solver)
+    name = name_of(solver)
     if takes_steps and external_solver(solver) is not None:
         raise TypeError(
             f"{type(derivative).__name__} takes steps of one of ix's own solvers, "
@@ -391,9 +403,3 @@ def _outside(
     if was and not traced and not conditions.effects:
         return jax.core.eval_context()
     return contextlib.nullcontext()
-
-
-def _name(solver: Any) -> str:
-    if isinstance(solver, Fallback):
-        return ", then ".join(map(_name, solver.solvers))
-    return type(solver).__name__

@@ -39,6 +39,7 @@ class Path(NamedTuple):
     solver: Any
     linear_solver: Any = "auto"
     size: int = LARGE
+    sparsity: Any = None
 
 
 def dense(matvec, b):
@@ -56,6 +57,7 @@ PATHS = {
     "GMRES": Path("root", ix.Newton(), lx.GMRES(rtol=1e-12, atol=1e-12)),
     "the user's": Path("root", ix.Newton(), dense),
     "minimum norm": Path("root", ix.Newton(), ix.MinimumNorm(), size=FEW),
+    "sparse": Path("root", ix.Newton(), size=FEW, sparsity="auto"),
 }
 
 
@@ -87,7 +89,8 @@ class Large(NamedTuple):
         call = getattr(ix, self.path.kind)
         derivative = ix.Implicit(linear_solver=self.path.linear_solver)
         y0 = self.start() if y0 is None else y0
-        return call(self.fn, y0, args, solver=solver, derivative=derivative).value
+        options = {"derivative": derivative, "sparsity": self.path.sparsity}
+        return call(self.fn, y0, args, solver=solver, **options).value
 
     def along(self, t):
         moved = lambda leaf, d: leaf + jnp.tensordot(t.astype(leaf.dtype), d, axes=1)
@@ -246,6 +249,10 @@ class TestTheUsers(Paths):
 
 class TestMinimumNorm(Paths):
     name = "minimum norm"
+
+
+class TestSparse(Paths):
+    name = "sparse"
 
 
 REVERSE = {

@@ -18,6 +18,8 @@ from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.linear_solve import SMALL, Auto, LinearSolve
 from implicax._linear.lu import LUFactors, MatVec, factorise, materialize
 from implicax._linear.minimum_norm import MinimumNorm
+from implicax._linear.sparse_lu import SparseLU
+from implicax._linear.sparse_matrix import SparseMatrix
 from implicax._linear.spectral_estimates import (
     gelfand,
     largest_singular_value,
@@ -57,16 +59,18 @@ class Linearised(eqx.Module):
         structure: JacobianStructure,
     ) -> "Linearised":
         matrix = factor = None
-        if isinstance(choice, Auto) and tree_math.num_unknowns(v) <= DENSE_LIMIT:
+        if isinstance(choice, Auto) and structure.sparsity is not None:
+            factor = SparseLU.of(SparseMatrix.of(product, v, structure.sparsity))
+        elif isinstance(choice, Auto) and tree_math.num_unknowns(v) <= DENSE_LIMIT:
             matrix = materialize(product, v)
             factor = factorise(matrix)
         solve = LinearSolve(choice, factor, structure)
         return cls(product, transposed, v, matrix, solve)
 
     @property
-    def _factor(self) -> LUFactors | None:
+    def _factor(self) -> LUFactors | SparseLU | None:
         factor = self.solve.approximate_inverse
-        return factor if isinstance(factor, LUFactors) else None
+        return factor if isinstance(factor, LUFactors | SparseLU) else None
 
     def correct(self, b: Vector) -> Vector:
         """`J^-1 b`, for its size; NaN where `J` is singular."""
@@ -159,7 +163,7 @@ class Linearised(eqx.Module):
         return jnp.where(jnp.isfinite(condition), condition, jnp.inf)
 
 
-def _known(factor: LUFactors, b: Vector, transposed: bool) -> Vector:
+def _known(factor: LUFactors | SparseLU, b: Vector, transposed: bool) -> Vector:
     singular = factor.singular
     return jax.tree.map(
         lambda x: jnp.where(singular, jnp.nan, x), factor.solve(b, transposed)

@@ -66,6 +66,10 @@ EQUATIONS = {
         "give another linear_solver to the solver, or a looser tolerance to that one",
         "use ix.Anderson(), which needs none",
     ),
+    "wrong_sparsity": (
+        'name all places where dF/dy may be other than zero: sparsity="auto" finds '
+        "them, and ix.detect_sparsity(problem, y0, args) shows them",
+    ),
 }
 
 #: Likewise where something is minimised.

@@ -47,6 +47,7 @@ class Status(Enumeration):
         "derivative."
     )
     linear_solve_failed = "A linear system of a step could not be solved."
+    wrong_sparsity = "The Jacobian has entries at places that sparsity= leaves out."
 
 
 class Stats(eqx.Module):

@@ -95,7 +95,7 @@ def trace(
     if not any(map(tree_math.traced, known)):
         jaxpr, numbers = _numbers_as_inputs(jaxpr)
     out_tree = jax.tree.structure(out_shape)
-    found = _known(kind, jaxpr, out_tree, len(numbers), options)
+    found = shared(kind, jaxpr, out_tree, len(numbers), options)
     return found, [*constants, *numbers]
 
 
@@ -104,7 +104,7 @@ def trace(
 _KNOWN: weakref.WeakValueDictionary[Hashable, Any] = weakref.WeakValueDictionary()
 
 
-def _known(
+def shared(
     kind: type[_Kind],
     jaxpr: jex_core.Jaxpr,
     out_tree: Any,

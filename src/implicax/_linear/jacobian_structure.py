@@ -2,6 +2,8 @@
 
 import dataclasses
 
+from implicax._linear.sparsity import Sparsity
+
 
 @dataclasses.dataclass(frozen=True)
 class JacobianStructure:
@@ -18,6 +20,7 @@ class JacobianStructure:
     - `positive_definite`: symmetric, and positive definite at the solutions that are
       looked for, as the Hessian at a minimum is.
     - `reverse_only`: `F` has a VJP but no JVP (a `jax.custom_vjp` in it).
+    - `sparsity`: where `J` may be other than zero: an [`implicax.Sparsity`][].
 
     ```python
     import implicax as ix
@@ -34,6 +37,7 @@ class JacobianStructure:
     symmetric: bool = False
     positive_definite: bool = False
     reverse_only: bool = False
+    sparsity: Sparsity | None = None
 
     def __post_init__(self):
         if self.positive_definite:

@@ -16,7 +16,8 @@ which needs only exact products with `J`, and whose residual is the true one.
   linear solver of the user's, whose own word on success is about its own stopping rule
   (a preconditioned or squared system's, maybe): one round where it is right, more where
   it is not.
-- Where there is nothing better, or one of the above falls behind: elimination.
+- Where there is nothing better, or one of the above falls behind: elimination, at the
+  places of a pattern where one is known.
 
 Every solve checks its true residual, and answers NaN when it could not be met: a
 wrong derivative never leaves this file silently.
@@ -41,6 +42,9 @@ from implicax._linear.approximate_inverse import (
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.lu import LUFactors, MatVec, augment, eliminate, materialize
 from implicax._linear.minimum_norm import MinimumNorm
+from implicax._linear.sparse_lu import SparseLU
+from implicax._linear.sparse_matrix import SparseMatrix
+from implicax._linear.sparsity import Sparsity
 
 #: Up to here a matrix is formed and eliminated afresh: that takes 6 % of a gradient's
 #: time at 100 unknowns, and spares it a third of its program (measured on CPU), ...
@@ -244,9 +248,16 @@ class LinearSolve(eqx.Module):
         if tree_math.num_unknowns(b) <= SMALL and not theirs:
             return _direct(product, b)
         last_resort = _direct if tree_math.num_unknowns(b) <= DENSE_LIMIT else _krylov
-        if inverse is not None and (isinstance(inverse, LUFactors) or theirs):
-            size = inverse.max_abs if isinstance(inverse, LUFactors) else None
+        sparsity = self.structure.sparsity
+        if sparsity is not None:
+            pattern = sparsity.transposed if transposed else sparsity
+            last_resort = functools.partial(_sparse, pattern)
+        factorised = isinstance(inverse, LUFactors | SparseLU)
+        if inverse is not None and (factorised or theirs):
+            size = inverse.max_abs if factorised else None
             first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
+        elif sparsity is not None and not self.structure.fixed_point:
+            return last_resort(product, b)
         elif self.structure.positive_definite:
             first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
         elif self.structure.fixed_point:
@@ -283,6 +294,22 @@ def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     bound = jnp.maximum(eps**0.5 * bound, flat.size * eps * tree_math.max_norm(t))
     small = tree_math.max_norm(remainder) <= bound
     return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
+
+
+def _sparse(
+    sparsity: Sparsity, product: MatVec, b: Vector, one: Array | float = 1.0
+) -> _Answer:
+    """Form the matrix at the places of its pattern (times `one`), factorise, refine."""
+
+    def unit(t: Vector) -> Vector:
+        return jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), product(t))
+
+    matrix = SparseMatrix.of(unit, b, sparsity)
+    factor = SparseLU.of(matrix)
+    size = factor.max_abs
+    answer = _refine(product, b, lambda r: factor.solve(r, False), rate=0.5, size=size)
+    trusted = answer.trusted & ~factor.singular
+    return _Answer(answer.solution, jnp.ones((), bool), trusted)
 
 
 def _krylov(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:

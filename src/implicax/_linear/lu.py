@@ -138,15 +138,6 @@ def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 
-def row_norms(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """The Euclidean norm of each row; one where that is no unit."""
-    matrix = jax.lax.stop_gradient(matrix)
-    largest = row_scale(matrix)
-    norms = largest * jnp.linalg.norm(matrix / largest[:, None], axis=1)
-    usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
-    return jnp.where(usable, norms, 1)
-
-
 def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     """Whether a pivot is lost in the rounding errors of its own column.
 

@@ -58,12 +58,14 @@ class FunctionProblem(AbstractProblem):
     """A problem that one function states.
 
     `fn` is the user's function; `has_aux` says that it returns `(output, aux)`;
-    `domain` is where the unknown is, if that is no vector space.
+    `domain` is where the unknown is, if that is no vector space; `sparsity` where
+    `dF/dy` may be other than zero.
     """
 
     fn: Callable[[Any, Any], Any]
     has_aux: bool = eqx.field(static=True, default=False)
     domain: Any = None
+    sparsity: Any = None
 
     def __check_init__(self):
         # (It is higher up in the house: known by what it says of itself.)
@@ -76,6 +78,11 @@ class FunctionProblem(AbstractProblem):
             raise TypeError(
                 "domain must be None (any pytree of arrays) or an ix.AbstractDomain, "
                 f"and it is {self.domain!r}."
+            )
+        if self.domain is not None and self.sparsity is not None:
+            raise TypeError(
+                "sparsity= is that of arrays, and this problem has a domain. Leave one "
+                "of them out."
             )
         if not callable(self.fn):
             raise TypeError(

@@ -24,6 +24,7 @@ from implicax._core.tree_math import Vector
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._problems.base import AbstractProblem
 from implicax._problems.check_conditions import check_conditions
+from implicax._problems.find_sparsity import find_sparsity
 from implicax._problems.optimality_conditions import Conditions, OptimalityConditions
 
 
@@ -99,6 +100,10 @@ def canonicalize(
         # A solution varies over the mesh as what it depends on does.
         v0, *_ = tree_math.varied((v0, both, constants))
         conditions, constants = trace(OptimalityConditions, traced, v0, both, **options)
+    sparsity = getattr(problem, "sparsity", None)
+    if sparsity is not None:
+        found = find_sparsity(conditions, sparsity, v0, (constants, both), y0)
+        conditions = conditions if found is None else conditions.with_sparsity(found)
     aux_tree, aux_static = aux_others
 
     def restore_aux(leaves: list[Array]) -> Any:

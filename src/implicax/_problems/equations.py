@@ -12,6 +12,8 @@ from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.lu import materialize
+from implicax._linear.sparse_matrix import SparseMatrix
+from implicax._linear.sparsity import Sparsity
 from implicax._problems.losses import AbstractLoss
 from implicax._problems.optimality_conditions import OptimalityConditions
 
@@ -77,6 +79,8 @@ class System(eqx.Module):
     """What the objective sums up, by which loss, if it is a sum."""
     errors_reverse_only: bool = eqx.field(static=True, default=False)
     """Whether the errors have a VJP but no JVP."""
+    sparsity: Sparsity | None = eqx.field(static=True, default=None)
+    """Where the Jacobian may be other than zero, if that is known."""
 
     @classmethod
     def of(
@@ -99,13 +103,16 @@ class System(eqx.Module):
             at(conditions.objective if conditions.has_objective else None),
             at(conditions.errors if conditions.has_errors else None),
             conditions.traced_reverse_only,
+            conditions.structure.sparsity,
         )
 
     @property
     def structure(self) -> JacobianStructure:
         """What is known of the Jacobian of the residual."""
         return JacobianStructure(
-            fixed_point=self.fixed_point, reverse_only=self.reverse_only
+            fixed_point=self.fixed_point,
+            reverse_only=self.reverse_only,
+            sparsity=self.sparsity,
         )
 
     def evaluate(self, y: Vector) -> Iterate:
@@ -128,3 +135,13 @@ class System(eqx.Module):
             _, pullback = jax.vjp(self.residual, y)
             return materialize(lambda u: pullback(u)[0], y).T
         return materialize(jax.linearize(self.residual, y)[1], y)
+
+    def sparse_jacobian(self, y: Vector) -> SparseMatrix:
+        """The same at the places of its pattern."""
+        assert self.sparsity is not None
+        if self.reverse_only:
+            _, pullback = jax.vjp(self.residual, y)
+            pattern = self.sparsity.transposed
+            return SparseMatrix.of(lambda u: pullback(u)[0], y, pattern).transposed()
+        product = jax.linearize(self.residual, y)[1]
+        return SparseMatrix.of(product, y, self.sparsity)

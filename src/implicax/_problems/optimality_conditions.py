@@ -6,6 +6,7 @@ unknown `v` (on the real view) and of all inputs (`OptimalityConditions`), from 
 the residual `F` follows: itself, or the gradient of the objective.
 """
 
+import dataclasses
 import operator
 from collections.abc import Hashable
 from typing import Any
@@ -15,10 +16,11 @@ import jax
 from jax.extend import core as jex_core
 from jaxtyping import Array, Float, PyTree
 
-from implicax._core.traced_function import TracedFunction, abstract, contains
+from implicax._core.traced_function import TracedFunction, abstract, contains, shared
 from implicax._core.tree_math import Vector
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.lu import MatVec
+from implicax._linear.sparsity import Sparsity
 from implicax._problems.losses import AbstractLoss
 
 
@@ -86,9 +88,16 @@ class OptimalityConditions(TracedFunction):
             structure.symmetric or self.has_objective,
             structure.positive_definite or self.has_objective,
             reverse_only,
+            structure.sparsity,
         )
         #: How many arrays `v` has.
         self.unknowns = unknowns
+
+    def with_sparsity(self, sparsity: Sparsity) -> "OptimalityConditions":
+        """The same, with more known of it."""
+        structure = dataclasses.replace(self.structure, sparsity=sparsity)
+        options = {"unknowns": self.unknowns, "structure": structure}
+        return shared(type(self), self.jaxpr, self.out_tree, self.numbers, options)
 
     def _gradient(self, unknowns: int) -> jex_core.Jaxpr:
         constants = len(self.jaxpr.constvars)

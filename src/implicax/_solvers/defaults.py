@@ -23,6 +23,8 @@ def default_solver(conditions: OptimalityConditions, unknowns: int) -> Any:
         return TrustRegion()
     if conditions.structure.fixed_point:
         return Anderson()
+    if conditions.structure.sparsity is not None:
+        return Newton()
     if unknowns <= DAMPED or not by_columns:
         return Newton(retry=True)
     return Fallback(Newton(), LevenbergMarquardt())

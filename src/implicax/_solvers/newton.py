@@ -10,28 +10,23 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import componentwise, tree_math
 from implicax._core.solution import Status
-from implicax._core.tree_math import DENSE_LIMIT, Vector
-from implicax._linear.linear_solve import Auto, LinearSolve, linear_solver
-from implicax._linear.lu import (
-    Elimination,
-    LUFactors,
-    augment,
-    eliminate,
-    no_elimination,
-    row_norms,
-)
+from implicax._core.tree_math import Vector
+from implicax._linear.linear_solve import linear_solver
+from implicax._linear.lu import Elimination, LUFactors
+from implicax._linear.matrix import Matrix, magnitude, num_terms, row_norms
+from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
+from implicax._solvers.newton_correction import Correction, before, correct
 from implicax._solvers.termination import (
     FLOOR,
     STRAIGHT,
     believable,
     corrections,
     halved,
-    magnitude,
     rounded,
     to_own,
     visible,
@@ -57,7 +52,7 @@ LONGER = 1.5
 
 
 class _Memory(eqx.Module):
-    elimination: Elimination | None
+    elimination: Elimination | SparseElimination | None
     units: Vector
     """What each equation is measured by: the norm of its row of `dF/dy` at the initial
     guess. So the units of equations do not matter."""
@@ -66,17 +61,6 @@ class _Memory(eqx.Module):
     """Whether the linear system of the last step could not be solved."""
     damping: Damping | None
     """Of the second attempt."""
-
-
-class _Correction(eqx.Module):
-    correction: Vector
-    matrix: Float[Array, "n n"] | None = None
-    """`J`, where it is formed; ..."""
-    elimination: Elimination | None = None
-    factor: LUFactors | None = None
-    """... its factors, for other right-hand sides, and ..."""
-    rows: Float[Array, "n n"] | None = None
-    """... itself, both without a derivative."""
 
 
 class Newton(AbstractSolver):
@@ -90,8 +74,9 @@ class Newton(AbstractSolver):
 
     **Arguments:**
 
-    - `linear_solver`: `"auto"` forms `J` and factorises it up to 4096 real unknowns and
-      uses matrix-free GMRES beyond; or any `lineax.AbstractLinearSolver`, for example
+    - `linear_solver`: `"auto"` forms `J` and factorises it up to 4096 real unknowns, or
+      as many as there are where the problem's `sparsity` is known, and uses matrix-free
+      GMRES else; or any `lineax.AbstractLinearSolver`, for example
       `lx.GMRES(rtol=1e-6, atol=1e-6)`; or [`implicax.MinimumNorm`][], for singular
       systems.
     - `line_search`: halve `t` until the residual falls; where no length makes it fall
@@ -132,20 +117,16 @@ class Newton(AbstractSolver):
                 "that. Leave one of them out."
             )
 
-    def _dense(self, y: Vector) -> bool:
-        auto = isinstance(self.linear_solver, Auto)
-        return auto and tree_math.num_unknowns(y) <= DENSE_LIMIT
-
     def init(self, system: System, y: Vector) -> State:
-        dtype, elimination = tree_math.working_dtype(y), None
+        matrix, elimination = before(self.linear_solver, system, y)
         units = jax.tree.map(jnp.ones_like, y)
-        if self._dense(y):
-            elimination = no_elimination(y)
-            _, unravel = tree_math.ravel(y)
-            units = unravel(row_norms(system.jacobian(y)))
+        if matrix is not None:
+            units = tree_math.ravel(y)[1](row_norms(matrix))
+        dtype = tree_math.working_dtype(y)
         books, solved = Books.empty(dtype), jnp.zeros((), bool)
         state = State.start(system, y)
-        able = tree_math.num_unknowns(y) <= DAMPED and elimination is not None
+        able = tree_math.num_unknowns(y) <= DAMPED
+        able = able and isinstance(elimination, Elimination)
         damping = None
         if self.retry and able and not system.differentiable:
             damping = Damping.none(state.iterate)
@@ -154,7 +135,7 @@ class Newton(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         iterate, old = state.iterate, state.memory.books
-        found = self._correct(system, iterate)
+        found = correct(self.linear_solver, system, iterate)
         delta, y = jax.lax.stop_gradient((found.correction, iterate.y))
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         pairs = to_own(delta, y, state.reach), (delta, state.reach)
@@ -218,32 +199,13 @@ class Newton(AbstractSolver):
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
             hopeless = hopeless | unsolved
-        halted = (rejected & hopeless) | books.degenerate
+        halted = (rejected & hopeless) | books.degenerate | self._wrong(memory)
         if not self.line_search:
             halted = halted | unsolved
         return state.moved(trial.iterate, memory, trial.evaluations, halted)
 
-    def _correct(self, system: System, iterate: Iterate) -> _Correction:
-        """`J^-1 F`."""
-        if self._dense(iterate.y):
-            flat, unravel = tree_math.ravel(iterate.residual)
-            matrix = system.jacobian(iterate.y)
-            elimination = eliminate(*augment(matrix, flat))
-            known = jax.lax.stop_gradient((elimination.factor, matrix))
-            solution = unravel(elimination.solution)
-            return _Correction(solution, matrix, elimination, *known)
-        if system.reverse_only:
-            raise TypeError(
-                "fn has a VJP only (a jax.custom_vjp), and matrix-free Newton needs "
-                "Jacobian-vector products. Use ix.Anderson or ix.Broyden, or give fn a "
-                "jax.custom_jvp."
-            )
-        _, product = jax.linearize(system.residual, iterate.y)
-        solve = LinearSolve(self.linear_solver, None, system.structure)
-        return _Correction(solve.approximately(product, iterate.residual, False))
-
     def _remainder(
-        self, old: Books, found: _Correction, now: Array, new: Iterate
+        self, old: Books, found: Correction, now: Array, new: Iterate
     ) -> Vector:
         """What is left of a correction at the point that it leads to: with the factors
         at hand, or else as the rate of the corrections tells; `now` is their size."""
@@ -256,7 +218,7 @@ class Newton(AbstractSolver):
         return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
 
     def _leap(
-        self, found: _Correction, unsolved: Array, old: Books, y: Vector
+        self, found: Correction, unsolved: Array, old: Books, y: Vector
     ) -> Vector:
         """Where to go from a local minimum of `|F|`: by the full step, or else by a
         little one."""
@@ -272,7 +234,7 @@ class Newton(AbstractSolver):
         self,
         iterate: Iterate,
         damping: Damping,
-        found: _Correction,
+        found: Correction,
         units: Vector,
         moved: Array,
     ) -> tuple[Vector, Array, Damping]:
@@ -280,7 +242,7 @@ class Newton(AbstractSolver):
         which `moved` by so much, is not small yet; the share of `|F|^2` that falls
         along it; and what damped it."""
         direction, J = jax.tree.map(jnp.negative, found.correction), found.matrix
-        assert J is not None
+        assert isinstance(J, jax.Array)
         far = ~(moved <= tree_math.coarsest_eps(direction) ** NEAR)
 
         # A loop of one round, whose matrix depends on the carry: see ARCHITECTURE.md.
@@ -304,7 +266,7 @@ class Newton(AbstractSolver):
         self,
         old: Books,
         trial: Trial,
-        matrix: Float[Array, "n n"] | None,
+        matrix: Matrix | None,
         damped: Bool[Array, ""],
         steady: Bool[Array, ""],
     ) -> Books:
@@ -321,7 +283,7 @@ class Newton(AbstractSolver):
         floor = (idle >= IDLE) & ((measure <= eps**FLOOR) | (still >= IDLE))
         if matrix is not None:
             rows = magnitude(matrix, new.y)
-            floor = floor | rounded(new.residual, new.y, rows)
+            floor = floor | rounded(new.residual, new.y, rows, num_terms(matrix))
         full = (trial.length == 1) & ~trial.rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
@@ -375,9 +337,16 @@ class Newton(AbstractSolver):
         else:
             singular = memory.elimination.singular
             status = Status.where(singular, Status.singular, status)
+        status = Status.where(self._wrong(memory), Status.wrong_sparsity, status)
         return Status.where(memory.books.degenerate, Status.degenerate, status)
 
-    def approximate_inverse(self, state: State) -> LUFactors | None:
+    def _wrong(self, memory: _Memory) -> Bool[Array, ""]:
+        """Whether the Jacobian has other places than its pattern says."""
+        if not isinstance(memory.elimination, SparseElimination):
+            return jnp.zeros((), bool)
+        return ~memory.elimination.factor.matrix.faithful
+
+    def approximate_inverse(self, state: State) -> LUFactors | SparseLU | None:
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor
 

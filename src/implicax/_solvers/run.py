@@ -131,6 +131,13 @@ def message(outcome: SolverResult) -> str:
     return "" if said is None or tree_math.traced(said) else read(said)
 
 
+def name_of(solver: Any) -> str:
+    """What error messages call a solver."""
+    if isinstance(solver, Fallback):
+        return ", then ".join(map(name_of, solver.solvers))
+    return type(solver).__name__
+
+
 def check_solver(solver: Any, *, own: bool = False) -> None:
     """An error unless it is a solver; with `own`, unless it is one of ours."""
     if own and not isinstance(solver, AbstractSolver):

@@ -12,9 +12,10 @@ Two things have no scale of their own:
 - *zero*: a component is settled there when it, and its correction, are below `eps^1.5`
   times the largest `|y_i|` on the way;
 - *rounding*: `F` is as small as it can be computed, in every row, at
-  `|F_i| <= n eps (|J| |y|)_i` (componentwise backward error: Oettli & Prager 1964;
-  Skeel 1980); or corrections have ceased to fall, and are small, or lost in the last
-  digits of what the unknown was on the way, with a Jacobian that stays the same.
+  `|F_i| <= n eps (|J| |y|)_i`, with `n` entries in a row of `J` (componentwise backward
+  error: Oettli & Prager 1964; Skeel 1980); or corrections have ceased to fall, and are
+  small, or lost in the last digits of what the unknown was on the way, with a Jacobian
+  that stays the same.
 """
 
 import equinox as eqx
@@ -26,6 +27,7 @@ from implicax._core import componentwise, tree_math
 from implicax._core.componentwise import eps
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.lu import LUFactors, factorise
+from implicax._linear.matrix import magnitude
 from implicax._problems.equations import Iterate, System
 
 #: Below `eps**SETTLED` of the largest value on the way an unknown is zero. (`eps` is
@@ -122,17 +124,14 @@ def halved(first: Array, second: Array) -> Bool[Array, ""]:
     return (second == 0) | (found <= MONOTONE)
 
 
-def rounded(residual: Vector, y: Vector, rows: Float[Array, " n"]) -> Bool[Array, ""]:
-    """Whether every equation is at its rounding error; `rows` is `|J| |y|`."""
+def rounded(
+    residual: Vector, y: Vector, rows: Float[Array, " n"], terms: int
+) -> Bool[Array, ""]:
+    """Whether every equation is at its rounding error: a sum of so many terms, whose
+    sizes add up to `rows`, `|J| |y|`."""
     flat, _ = tree_math.ravel(jax.lax.stop_gradient(residual))
-    small = jnp.abs(flat) <= flat.size * tree_math.coarsest_eps(y) * rows
+    small = jnp.abs(flat) <= terms * tree_math.coarsest_eps(y) * rows
     return (small & jnp.isfinite(rows)).all()
-
-
-def magnitude(matrix: Float[Array, "n n"], y: Vector) -> Float[Array, " n"]:
-    """`|J| |y|`: what each equation is made of."""
-    flat, _ = tree_math.ravel(y)
-    return jax.lax.stop_gradient(jnp.abs(matrix) @ jnp.abs(flat))
 
 
 #: Where a Jacobian is singular at the solution Newton's corrections fall to a half, two
@@ -277,7 +276,7 @@ def confirm(
     units, error = componentwise.ratios(
         tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
     )
-    small = rounded(answer.residual, y, seen.rows)
+    small = rounded(answer.residual, y, seen.rows, seen.rows.size)
     floor = idle & ((error <= tree_math.coarsest_eps(y) ** FLOOR) | seen.still)
     singular = seen.factor.singular
     if system.fixed_point:
@@ -311,7 +310,7 @@ def judge_equations(
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
         units = tolerance.units(error, v, reach)
-        small = rounded(answer.residual, v, seen.rows)
+        small = rounded(answer.residual, v, seen.rows, seen.rows.size)
         solved = seen.trusted & ((units <= 1) | small)
         # Where the Jacobian is singular there is no correction: each equation decides.
         made_of = tree_math.ravel(answer.residual)[1](seen.rows)

@@ -1,8 +1,6 @@
 """Solvers of other libraries, as they are: their steps, our conditions."""
 
 import abc
-import importlib
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -60,16 +58,6 @@ class AbstractExternalSolver(eqx.Module):
         max_steps: int,
     ) -> ExternalResult:
         """What it finds from `v0`."""
-
-
-def library(name: str, user: str) -> Any:
-    """An optional library, or an error that says how to get it."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{user} needs {name}: pip install 'implicax[{name}]'."
-        ) from error
 
 
 def widen(x: PyTree[Array]) -> PyTree[Array]:

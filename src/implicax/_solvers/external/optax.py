@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from implicax._core import componentwise, tree_math
+from implicax._core.optional import library
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State, tolerance
-from implicax._solvers.external.base import library, narrow, widen
+from implicax._solvers.external.base import narrow, widen
 from implicax._solvers.minimality import concluded, examine
 
 

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicax._core import tree_math
+from implicax._core.optional import library
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import System
 from implicax._problems.losses import Squares
@@ -15,7 +16,6 @@ from implicax._solvers.base import tolerance
 from implicax._solvers.external.base import (
     AbstractExternalSolver,
     ExternalResult,
-    library,
     narrow,
     widen,
 )

@@ -1,0 +1,108 @@
+"""A sparse Jacobian, formed from products."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from implicax._core import tree_math
+from implicax._core.noise import noise
+from implicax._core.tree_math import Vector
+from implicax._linear.lu import MatVec
+from implicax._linear.sparsity import Sparsity
+
+
+class SparseMatrix(eqx.Module):
+    """The entries of `J` at the places of a pattern."""
+
+    values: Float[Array, " nonzeros"]
+    sparsity: Sparsity = eqx.field(static=True)
+    faithful: Bool[Array, ""]
+    """Whether it multiplies as `J` does: whether the pattern is that of `J`."""
+
+    @classmethod
+    def of(cls, product: MatVec, y: Vector, sparsity: Sparsity) -> "SparseMatrix":
+        """From products with `J` at `y`, one for each color.
+
+        One more, along a direction in which each unknown moves by about itself, tells
+        whether the pattern leaves something out that matters: what it misses, or adds
+        to another place, is missing there.
+        """
+        flat, unravel = tree_math.ravel(jax.lax.stop_gradient(y))
+
+        def image(x: Array) -> Array:
+            return tree_math.ravel(product(unravel(x)))[0]
+
+        color = jnp.arange(sparsity.num_colors, dtype=jnp.int32)
+        seeds = (color[:, None] == sparsity.colors[None, :]).astype(flat.dtype)
+        size = jnp.where(flat == 0, 1, jnp.abs(flat))
+        direction = size * noise(flat.shape, flat.dtype)
+        images = jax.vmap(image)(jnp.concatenate([seeds, direction[None]]))
+        colors = sparsity.colors[sparsity.columns]
+        values = images[colors, sparsity.rows]
+        unchecked = cls(values, sparsity, jnp.ones((), bool))
+        missing = jnp.abs(images[-1] - unchecked.times(direction))
+        rounding = tree_math.coarsest_eps(y) ** 0.5 * unchecked.magnitude(direction)
+        # (What is not a number says nothing of a pattern.)
+        return cls(values, sparsity, ~jnp.any(missing > rounding))
+
+    def transposed(self) -> "SparseMatrix":
+        sparsity = self.sparsity
+        values = self.values[sparsity.order]
+        return SparseMatrix(values, sparsity.transposed, self.faithful)
+
+    def times(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`J x`."""
+        return self._summed(self.values * x[self.sparsity.columns])
+
+    def magnitude(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
+        """`|J| |x|`."""
+        return self._summed(jnp.abs(self.values * x[self.sparsity.columns]))
+
+    def _summed(self, terms: Float[Array, " nonzeros"]) -> Float[Array, " n"]:
+        zeros = jnp.zeros((self.sparsity.n,), terms.dtype)
+        return zeros.at[self.sparsity.rows].add(terms)
+
+    @property
+    def row_scale(self) -> Float[Array, " n"]:
+        """The largest absolute entry of each row."""
+        return _largest(self.values, self.sparsity.rows, self.sparsity.n)
+
+    @property
+    def row_norms(self) -> Float[Array, " n"]:
+        """The Euclidean norm of each row; one where that is no unit."""
+        largest = self.row_scale
+        scaled = self.values / largest[self.sparsity.rows]
+        norms = largest * jnp.sqrt(self._summed(scaled**2))
+        usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
+        return jnp.where(usable, norms, 1)
+
+    def scaled(
+        self, rows: Float[Array, " n"], columns: Float[Array, " n"]
+    ) -> Float[Array, " nonzeros"]:
+        """The entries, divided by a number for their row and one for their column."""
+        return self.values / rows[self.sparsity.rows] / columns[self.sparsity.columns]
+
+    def scales(self) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+        """What `scaled` makes largest entries of about one with, in each row and
+        column."""
+        rows = self.row_scale
+        sparsity = self.sparsity
+        values = self.values / rows[sparsity.rows]
+        return rows, _largest(values, sparsity.columns, sparsity.n)
+
+    def resembles(self, other: "SparseMatrix", part: float) -> Bool[Array, ""]:
+        """Whether no entry differs by more than that part of itself, but for rounding
+        errors of its row."""
+        eps = jnp.finfo(self.values.dtype).eps
+        rounding = 16 * eps * self.row_scale[self.sparsity.rows]
+        change = jnp.abs(self.values - other.values)
+        return jnp.all(change <= part * jnp.abs(self.values) + rounding)
+
+
+def _largest(values: Array, places: Any, n: int) -> Float[Array, " n"]:
+    """The largest `|entry|` at each place."""
+    tiny = jnp.finfo(values.dtype).tiny
+    return jnp.full((n,), tiny, values.dtype).at[places].max(jnp.abs(values))
