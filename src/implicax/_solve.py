@@ -40,6 +40,7 @@ from implicax._solvers.progress import Listener, listener
 from implicax._solvers.run import (
     check_max_steps,
     check_solver,
+    check_start,
     message,
     name_of,
     run,
@@ -83,8 +84,7 @@ def fixed_point(
       `jit` and `vmap` NaN in value and derivative of the failed lanes only.
       `"ignore"`: the best effort, and `solution.status` tells.
     - `progress`: `True` shows a bar (needs tqdm), a function is called with an
-      [`implicax.Progress`][] after each step (of a solver of another library: after
-      each evaluation). Off, it costs nothing.
+      [`implicax.Progress`][] after each step (or evaluation, of other libraries).
 
     **Returns:** a [`implicax.Solution`][].
 
@@ -137,8 +137,8 @@ def root(
     - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
       same dtype, and best in the structure and shapes of `y`.
     - `solver`: `None` means [`implicax.Newton`][]`(retry=True)`: line-searched, and
-      where that does not get there, with damped steps from `y0` again (beyond 512
-      real unknowns: [`implicax.LevenbergMarquardt`][]).
+      where that does not get there, with damped steps from `y0` again (beyond 512 real
+      unknowns [`implicax.LevenbergMarquardt`][]; with `sparsity`, once).
 
     **Returns:** a [`implicax.Solution`][].
 
@@ -337,11 +337,7 @@ def solve(
             "problem must be an ix.AbstractProblem such as ix.Root(fn), and it is "
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
-    if isinstance(y0, AbstractSolver | Fallback) or external_solver(y0) is not None:
-        raise TypeError(
-            "y0 must be the first guess, and it is a solver. The order is (fn, y0, "
-            "args), and the solver goes by name: solver=ix.Newton()."
-        )
+    check_start(y0)
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative
     check_call(derivative, on_failure)
@@ -350,9 +346,8 @@ def solve(
         check_solver(solver)
     canonical = canonicalize(problem, y0, args)
     if solver is None:
-        solver = default_solver(
-            canonical.conditions, tree_math.num_unknowns(canonical.v0)
-        )
+        unknowns = tree_math.num_unknowns(canonical.v0)
+        solver = default_solver(canonical.conditions, unknowns)
     # The iterations see no tangents: outside `jit` this makes the run concrete even
     # under `jax.grad`, so a failure can raise there too.
     given = canonical.v0, solver, canonical.inputs
@@ -386,8 +381,9 @@ def solve(
     if listen is not None and not tree_math.traced(outcome.stats.steps):
         jax.effects_barrier()
     own = solver if isinstance(solver, AbstractSolver) else None
-    said = message(outcome)
-    return build_solution(canonical, own, derivative, outcome, on_failure, name, said)
+    return build_solution(
+        canonical, own, derivative, outcome, on_failure, name, message(outcome)
+    )
 
 
 def _outside(
@@ -395,9 +391,8 @@ def _outside(
 ) -> AbstractContextManager[None]:
     """Where to compute with `now`, which is `given` without tangents.
 
-    Inside an eager `jax.grad` that has values. They could be computed with there as
-    well, but JAX keeps what each call inside a `jax.grad` was compiled for: 4 kB a
-    solve, thousands of times. Named axes have no meaning outside.
+    Inside an eager `jax.grad` that has values; but there JAX keeps what each call was
+    compiled for, 4 kB a solve. Named axes have no meaning outside.
     """
     was, traced = (any(map(tree_math.traced, jax.tree.leaves(x))) for x in (given, now))
     if was and not traced and not conditions.effects:

@@ -154,6 +154,15 @@ def check_solver(solver: Any, *, own: bool = False) -> None:
         )
 
 
+def check_start(y0: Any) -> None:
+    """An error if it is no start, but a solver."""
+    if isinstance(y0, AbstractSolver | Fallback) or external_solver(y0) is not None:
+        raise TypeError(
+            "y0 must be the first guess, and it is a solver. The order is (fn, y0, "
+            "args), and the solver goes by name: solver=ix.Newton()."
+        )
+
+
 def check_max_steps(max_steps: Any) -> None:
     """An error unless it is a number of steps."""
     integral = isinstance(max_steps, numbers.Integral) and max_steps is not True
