@@ -54,6 +54,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 #: and shapes are checked at run time too, which takes a fifth of the time.
 CORE = (
     "bad_input",
+    "componentwise",
     "first_mistakes",
     "house",
     "linear_paths",

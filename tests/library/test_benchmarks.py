@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parents[2]
 BENCHMARKS = {
     "gradient": ["--sizes", "3", "--seconds", "0.05", "--compile-repeats", "1"],
     "decorated": ["--sizes", "3", "--seconds", "0.05"],
+    "sparse": ["--sizes", "6", "8", "--repeats", "1"],
     "programs": ["--sizes", "20", "--repeats", "1", "--only"],
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
@@ -56,7 +57,7 @@ def numbers(tree):
     return [tree] if isinstance(tree, float) else []
 
 
-@pytest.mark.parametrize("name", ["gradient", "decorated", "host", "lanes"])
+@pytest.mark.parametrize("name", ["gradient", "decorated", "host", "lanes", "sparse"])
 def test_times_are_measured(name, tmp_path):
     record, _ = run(name, tmp_path)
     found = numbers(record.get("rows", record.get("seconds")))
