@@ -24,8 +24,8 @@ from implicax._core.tree_math import Vector
 from implicax._linear.sparse_matrix import SparseMatrix
 from implicax._linear.sparsity import Sparsity
 
-#: So many nonzeros of factors are kept on the host (3 GiB), and always the last ones.
-ROOM = 2**28
+#: So many nonzeros of factors are kept on the host (2 GiB), and always the last ones.
+ROOM = 2**27
 #: Of a pattern that is symmetric the diagonal is taken as the pivot unless another
 #: entry is so many times larger: half the fill-in (measured on a five-point Laplacian).
 PIVOT = 0.1
