@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import implicax as ix
+from implicax._core.tree_math import in_any_lane
 from implicax._linear import linear_solve
 from implicax._linear.lu import factorise
 
@@ -304,3 +305,37 @@ def test_factors_at_hand_serve_both_directions(mode, monkeypatch):
     exact = np.linalg.solve(J if mode == "forward" else J.T, b)
     got = t(b) if mode == "forward" else jax.vjp(t, b)[1](b)[0]
     np.testing.assert_allclose(got, exact, rtol=1e-10)
+
+
+@pytest.mark.parametrize("sparsity", [None, "auto"])
+@pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
+def test_all_columns_take_one_matrix(jacobian, sparsity):
+    """Many right-hand sides have one matrix: also where the last resort is prepared."""
+    n = 200
+    x = jnp.linspace(1.0, 2.0, n)
+
+    def fn(y, x):
+        return y + y**3 / 4 - jnp.roll(y, 1) / 3 - x
+
+    def solve(x):
+        return ix.root(fn, jnp.zeros(n), x, sparsity=sparsity).value
+
+    compiled = jax.jit(jacobian(solve)).lower(x).compile()
+    assert compiled.memory_analysis().temp_size_in_bytes < 20 * 8 * n**2
+    y = solve(x)
+    exact = np.linalg.inv(jax.jacfwd(fn)(y, x))
+    assert relative_error(compiled(x), exact) < 1e-10
+
+
+def test_a_flag_of_any_lane():
+    def found(flag, weight):
+        return jnp.where(in_any_lane(flag), weight, -weight)
+
+    flags, weights = np.array([False, True, False]), np.arange(1.0, 4.0)
+    assert (jax.vmap(found)(flags, weights) == weights).all()
+    assert (jax.vmap(found)(flags & False, weights) == -weights).all()
+    one = jax.vmap(lambda flag: in_any_lane(flag), out_axes=None)
+    assert one(flags)
+    both = jax.vmap(jax.vmap(found, (0, None)), (0, 0))
+    grid = np.stack([flags, flags & False])
+    assert (both(grid, weights[:2]) > 0).all()

@@ -97,6 +97,36 @@ class TestMatrix:
             found = SparseMatrix.of(lambda t: dense @ t, y, sparsity)
             assert not found.faithful
 
+    def test_full_rows_are_products_with_the_transpose(self):
+        """Of an arrow: its row would give each column a color of its own."""
+        rng = np.random.default_rng(0)
+        matrix = np.diag(rng.uniform(1, 2, N))
+        matrix[0], matrix[:, 0], matrix[20] = rng.standard_normal((3, N))
+        sparsity = ix.Sparsity.of(scipy.sparse.csr_array(matrix), N)
+        assert list(sparsity.full_rows) == [0, 20]
+        assert sparsity.num_colors == 2
+        assert "full_rows=2" in repr(sparsity)
+        dense = jnp.asarray(matrix)
+        for pattern, product in (
+            (sparsity, lambda t: dense @ t),
+            (sparsity.transposed, lambda t: dense.T @ t),
+        ):
+            found = SparseMatrix.of(product, jnp.zeros(N), pattern)
+            wanted = np.asarray(product(np.eye(N)))
+            came = np.zeros((N, N))
+            came[pattern.rows, pattern.columns] = found.values
+            np.testing.assert_array_equal(came, wanted)
+            assert found.faithful
+        back = SparseMatrix.of(lambda t: dense @ t, jnp.zeros(N), sparsity)
+        np.testing.assert_array_equal(
+            back.transposed().times(np.ones(N)), found.times(np.ones(N))
+        )
+
+    def test_a_full_matrix_has_no_full_rows(self):
+        everywhere = ix.Sparsity(*np.divmod(np.arange(N * N), N), N)
+        assert everywhere.full_rows.size == 0
+        assert everywhere.num_colors == N
+
     def test_a_number_that_is_none_says_nothing_of_the_pattern(self):
         matrix = jnp.eye(N).at[3, 3].set(jnp.nan)
         sparsity = ix.Sparsity.of(scipy.sparse.eye_array(N), N)
@@ -417,6 +447,33 @@ class TestDerivatives:
         found = jax.jit(jax.value_and_grad(functools.partial(final, sparsity="auto")))
         exact = jax.jit(jax.value_and_grad(final))
         np.testing.assert_allclose(found(1.5), exact(1.5), rtol=1e-11)
+
+    def test_a_stationary_distribution(self):
+        """`d = P(a)^T d`, singular, with one equation replaced by `sum(d) = 1`: that
+        one knows all unknowns."""
+        n = 200
+        place = np.arange(n)
+        up, down, far = (place + 1) % n, np.maximum(place - 1, 0), 7 * place % n
+
+        def balance(d, a):
+            p = 0.4 * jax.nn.sigmoid(a)
+            moved = jnp.zeros(n).at[up].add(p * d).at[down].add(0.3 * d)
+            rest = d - moved.at[far].add((0.7 - p) * d)
+            return rest.at[0].set(jnp.sum(d) - 1)
+
+        a, d0 = jnp.sin(jnp.arange(n, dtype=float)), jnp.full(n, 1 / n)
+        pattern = ix.detect_sparsity(ix.Root(balance), d0, a)
+        assert list(pattern.full_rows) == [0]
+        assert pattern.num_colors < 20
+
+        def mean(a, **options):
+            d = ix.root(balance, d0, a, **options).value
+            return d @ jnp.arange(n, dtype=float)
+
+        found = jax.value_and_grad(functools.partial(mean, sparsity="auto"))(a)
+        exact = jax.value_and_grad(mean)(a)
+        for one, other in zip(found, exact, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-9)
 
     def test_steps_have_no_derivative(self):
         with pytest.raises(TypeError, match="sparse factorisation"):

@@ -89,7 +89,8 @@ def trace(
         leaves = jax.tree.leaves((v, arrays))
         closed = jax.make_jaxpr(functools.partial(_inlined, closed))(*leaves)
     jaxpr, numbers = closed.jaxpr, []
-    constants = [jnp.asarray(constant) for constant in closed.consts]
+    with jax.ensure_compile_time_eval():  # what has a value keeps it, inside `jit` too
+        constants = [jnp.asarray(constant) for constant in closed.consts]
     # Under `jit` a number is better left where the compiler sees it.
     known = jax.lax.stop_gradient(jax.tree.leaves((v, arrays, constants)))
     if not any(map(tree_math.traced, known)):

@@ -195,6 +195,18 @@ def once(function: Callable[[Any], Any], x: Any) -> Any:
     return while_loop(lambda carry: carry[0], only, (jnp.ones((), bool), zeros))[1]
 
 
+@jax.custom_batching.custom_vmap
+def in_any_lane(flag: Array) -> Array:
+    """Whether a flag holds in any lane of the `vmap`s around: one answer for all."""
+    return flag
+
+
+@in_any_lane.def_vmap
+def _in_any_lane(axis_size: int, batched: list[bool], flags: Any) -> Any:
+    del axis_size
+    return in_any_lane(jnp.any(flags, axis=0) if batched[0] else flags), False
+
+
 def inside_shard_map() -> bool:
     return bool(jax.sharding.get_abstract_mesh().manual_axes)
 

@@ -40,7 +40,14 @@ from implicax._linear.approximate_inverse import (
     ScaledIdentityInverse,
 )
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.lu import LUFactors, MatVec, augment, eliminate, materialize
+from implicax._linear.lu import (
+    LUFactors,
+    MatVec,
+    augment,
+    eliminate,
+    factorise,
+    materialize,
+)
 from implicax._linear.minimum_norm import MinimumNorm
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
@@ -269,8 +276,10 @@ class LinearSolve(eqx.Module):
         # pays for both branches, a loop only if some lane needs it.
         def fall_back(answer: _Answer) -> _Answer:
             # The compiler moves what does not change out of a loop, and would
-            # factorise every time: let the matrix depend on the carry.
-            return last_resort(product, b, jnp.where(answer.finished, jnp.nan, 1))
+            # factorise every time: let the matrix depend on the carry. But not on the
+            # lane: many right-hand sides have one matrix.
+            needed = tree_math.in_any_lane(~answer.finished)
+            return last_resort(product, b, jnp.where(needed, 1, jnp.nan))
 
         return tree_math.while_loop(lambda answer: ~answer.finished, fall_back, first)
 
@@ -282,18 +291,32 @@ def _flat(x: Vector) -> Vector:
 def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Form the matrix (times `one`), eliminate, check."""
     flat, unravel = tree_math.ravel(b)
-    augmented, scale = augment(materialize(product, b, one), flat)
+    matrix = materialize(product, b, one)
+    if flat.size > SMALL:
+        # Many right-hand sides have one matrix: let it be factorised once.
+        factor = factorise(matrix)
+        t = tree_math.ravel(factor.solve(b, False))[0]
+        small = _backward_stable(
+            (flat - matrix @ t) / factor.scale, t, flat / factor.scale
+        )
+        return _Answer(unravel(t), jnp.ones((), bool), small & ~factor.singular)
+    augmented, scale = augment(matrix, flat)
     elimination = eliminate(augmented, scale)
     t = elimination.solution
-    # The residual of the very matrix that was eliminated: where `b` is itself a
-    # rounding error, the compiler might compute it anew for another use, and round
-    # differently.
+    # The residual of the very matrix that was eliminated: where `b` is a rounding
+    # error, the compiler might compute it anew elsewhere, and round differently.
     remainder = augmented @ jnp.append(-t, jnp.ones((), t.dtype))
-    # Rows are scaled to one: backward stability means |r| ~ n eps |t| (Higham, ch. 9).
-    eps, bound = tree_math.coarsest_eps(b), tree_math.max_norm(flat / scale)
-    bound = jnp.maximum(eps**0.5 * bound, flat.size * eps * tree_math.max_norm(t))
-    small = tree_math.max_norm(remainder) <= bound
+    small = _backward_stable(remainder, t, flat / scale)
     return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
+
+
+def _backward_stable(remainder: Array, t: Array, b: Array) -> Bool[Array, ""]:
+    """Whether a residual is that of a good elimination, in a system whose rows are
+    scaled to one: `|r| ~ n eps |t|` (Higham, ch. 9)."""
+    eps = tree_math.coarsest_eps(t)
+    bound = t.size * eps * tree_math.max_norm(t)
+    bound = jnp.maximum(eps**0.5 * tree_math.max_norm(b), bound)
+    return tree_math.max_norm(remainder) <= bound
 
 
 def _sparse(
@@ -304,7 +327,8 @@ def _sparse(
     def unit(t: Vector) -> Vector:
         return jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), product(t))
 
-    matrix = SparseMatrix.of(unit, b, sparsity)
+    # (Many right-hand sides have one matrix: no sizes are taken from theirs.)
+    matrix = SparseMatrix.of(unit, tree_math.zeros_like(b), sparsity)
     factor = SparseLU.of(matrix)
     size = factor.max_abs
     answer = _refine(product, b, lambda r: factor.solve(r, False), rate=0.5, size=size)

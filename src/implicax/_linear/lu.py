@@ -45,12 +45,8 @@ class LUFactors(eqx.Module):
         if transposed:
             half = triangular(self.lu, flat, trans=1, **upper)
             rows = triangular(self.lu, half, trans=1, **lower)
-            # `P^T rows` by comparing all with all: a scatter is a sequential loop.
-            here = (
-                self.permutation[:, None]
-                == jnp.arange(rows.size, dtype=jnp.int32)[None, :]
-            )
-            x = jnp.sum(jnp.where(here, rows[:, None], 0), axis=0) / self.scale
+            # `P^T rows`, and not by a scatter, which is a sequential loop.
+            x = rows[jnp.argsort(self.permutation)] / self.scale
         else:
             rows = (flat / self.scale)[self.permutation]
             x = triangular(self.lu, triangular(self.lu, rows, **lower), **upper)
@@ -164,8 +160,9 @@ def materialize(
         return tree_math.ravel(product(unravel(e)))[0]
 
     basis = jnp.asarray(unit, flat.dtype) * jnp.eye(flat.size, dtype=flat.dtype)
-    # Inside `jax.shard_map` a tangent must vary over the mesh as its primal does.
-    basis = jnp.where((flat == flat)[None, :], basis, basis)
+    if tree_math.inside_shard_map():
+        # There a tangent must vary over the mesh as its primal does.
+        basis = jnp.where((flat == flat)[None, :], basis, basis)
     return jax.vmap(column, out_axes=1)(basis)
 
 

@@ -24,8 +24,9 @@ from implicax._core.tree_math import Vector
 from implicax._linear.sparse_matrix import SparseMatrix
 from implicax._linear.sparsity import Sparsity
 
-#: So many nonzeros of factors are kept on the host (2 GiB), and always the last ones.
-ROOM = 2**27
+#: So many nonzeros of factors are kept on the host (2 GiB), of so many matrices; always
+#: the last ones.
+ROOM, MATRICES = 2**27, 256
 #: Of a pattern that is symmetric the diagonal is taken as the pivot unless another
 #: entry is so many times larger: half the fill-in (measured on a five-point Laplacian).
 PIVOT = 0.1
@@ -77,10 +78,11 @@ class _Store:
         with self._lock:
             self._factors[token.tobytes()] = factors
             self._factors.move_to_end(token.tobytes())
-            room = ROOM - sum(kept.nonzeros for kept in self._factors.values())
-            while room < 0 and len(self._factors) > 1:
-                _, dropped = self._factors.popitem(last=False)
-                room += dropped.nonzeros
+            used = sum(kept.nonzeros for kept in self._factors.values())
+            while used > ROOM or len(self._factors) > MATRICES:
+                if len(self._factors) == 1:
+                    break
+                used -= self._factors.popitem(last=False)[1].nonzeros
 
     def clear(self) -> None:
         with self._lock:

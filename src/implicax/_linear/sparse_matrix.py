@@ -24,7 +24,8 @@ class SparseMatrix(eqx.Module):
 
     @classmethod
     def of(cls, product: MatVec, y: Vector, sparsity: Sparsity) -> "SparseMatrix":
-        """From products with `J` at `y`, one for each color.
+        """From products with `J` at `y`, one for each color, and with `J^T`, one for
+        each full row.
 
         One more, along a direction in which each unknown moves by about itself, tells
         whether the pattern leaves something out that matters: what it misses, or adds
@@ -40,8 +41,12 @@ class SparseMatrix(eqx.Module):
         size = jnp.where(flat == 0, 1, jnp.abs(flat))
         direction = size * noise(flat.shape, flat.dtype)
         images = jax.vmap(image)(jnp.concatenate([seeds, direction[None]]))
-        colors = sparsity.colors[sparsity.columns]
-        values = images[colors, sparsity.rows]
+        table = images[:-1]
+        if sparsity.full_rows.size:
+            pull = jax.linear_transpose(image, flat)
+            full = jax.nn.one_hot(sparsity.full_rows, flat.size, dtype=flat.dtype)
+            table = jnp.concatenate([table, jax.vmap(lambda u: pull(u)[0])(full)])
+        values = table[sparsity.table]
         unchecked = cls(values, sparsity, jnp.ones((), bool))
         missing = jnp.abs(images[-1] - unchecked.times(direction))
         rounding = tree_math.coarsest_eps(y) ** 0.5 * unchecked.magnitude(direction)

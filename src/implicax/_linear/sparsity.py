@@ -14,8 +14,10 @@ class Sparsity:
     """The sparsity pattern of a Jacobian `dF/dy` with `n` unknowns.
 
     Columns that share no row are computed by one product with the Jacobian: they have
-    one *color* (Curtis, Powell & Reid 1974). So forming a Jacobian takes as many
-    products as there are colors, not as many as unknowns.
+    one *color* (Curtis, Powell & Reid 1974). A row that is nearly full, which would
+    give each column a color of its own, is one product with the transpose. So forming a
+    Jacobian takes as many products as there are colors and full rows, not as many as
+    unknowns.
 
     **Arguments:**
 
@@ -88,15 +90,37 @@ class Sparsity:
         return self.rows.size
 
     @functools.cached_property
+    def full_rows(self) -> np.ndarray:
+        """The rows that are better computed one by one. Columns need as many colors as
+        the fullest of the other rows has places, at least: `k` full rows, so that `k`
+        and that are least together."""
+        counts = np.bincount(self.rows, minlength=self.n)
+        order = np.argsort(-counts, kind="stable")
+        fullest = np.append(counts[order], 0)
+        full = int(np.argmin(np.arange(self.n + 1) + fullest))
+        return np.sort(order[:full]).astype(np.int32)
+
+    @functools.cached_property
     def colors(self) -> np.ndarray:
         """The color of each column."""
         asdex = library("asdex", "sparsity=", "sparse")
-        pattern = asdex.SparsityPattern(self.rows, self.columns, (self.n, self.n))
+        rest = ~np.isin(self.rows, self.full_rows)
+        places = self.rows[rest], self.columns[rest]
+        pattern = asdex.SparsityPattern(*places, (self.n, self.n))
         return np.asarray(asdex.color_cols(pattern)[0], np.int32)
+
+    @functools.cached_property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """Where each entry is found among the products: which, and where in it. First
+        come those of the colors, then the full rows."""
+        full = np.isin(self.rows, self.full_rows)
+        which = self.colors[self.columns].copy()
+        which[full] = self.num_colors + np.searchsorted(self.full_rows, self.rows[full])
+        return which, np.where(full, self.columns, self.rows)
 
     @property
     def num_colors(self) -> int:
-        """How many products with the Jacobian form it."""
+        """How many products with the Jacobian form it, but for the full rows."""
         return int(self.colors.max()) + 1
 
     @functools.cached_property
@@ -134,8 +158,10 @@ class Sparsity:
         return isinstance(other, Sparsity) and self._key == other._key
 
     def __repr__(self) -> str:
+        full = f", full_rows={self.full_rows.size}" if self.full_rows.size else ""
         return (
-            f"Sparsity(n={self.n}, nonzeros={self.nonzeros}, colors={self.num_colors})"
+            f"Sparsity(n={self.n}, nonzeros={self.nonzeros}, colors={self.num_colors}"
+            f"{full})"
         )
 
 
