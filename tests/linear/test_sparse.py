@@ -5,6 +5,8 @@ The oracle is the same problem without a pattern, by dense linear algebra.
 
 import concurrent.futures
 import functools
+import pathlib
+import re
 import sys
 import warnings
 
@@ -20,6 +22,7 @@ from implicax._linear import sparse_lu
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
 
+STATUS = pathlib.Path("/proc/self/status")
 N = 30
 A = jnp.linspace(1.0, 2.0, N)
 
@@ -166,7 +169,7 @@ class TestFactors:
         b = jnp.ones(N)
         factor = SparseLU.of(formed(random_matrix()))
         before = factor.solve(b, False)
-        sparse_lu.STORE.clear()
+        sparse_lu.THREAD.submit(sparse_lu.STORE.factors.clear).result()
         np.testing.assert_array_equal(factor.solve(b, False), before)
 
     def test_a_token_of_another_process_is_none_of_ours(self, monkeypatch):
@@ -185,10 +188,39 @@ class TestFactors:
         store = sparse_lu._Store()
         monkeypatch.setattr(sparse_lu, "STORE", store)
         factors = [SparseLU.of(formed(random_matrix(seed))) for seed in range(8)]
-        assert 1 <= len(store._factors) < 8
+        assert 1 <= len(store.factors) < 8
         for seed, factor in enumerate(factors):
             x = np.asarray(factor.solve(jnp.ones(N), False))
             assert to_solution(random_matrix(seed), np.ones(N), x) < 1e3
+
+    @pytest.mark.skipif(not STATUS.is_file(), reason="Linux tells how large it is")
+    def test_what_is_dropped_is_freed(self, monkeypatch):
+        """(SciPy leaks what another thread has made.)"""
+
+        def resident():
+            return int(re.search(r"VmRSS:\s+(\d+)", STATUS.read_text())[1]) * 1024
+
+        monkeypatch.setattr(sparse_lu, "ROOM", 1)
+        m = 160
+        line = scipy.sparse.diags_array(
+            [-1.0, 2.0, -1.0], offsets=[-1, 0, 1], shape=(m, m)
+        )
+        one = scipy.sparse.eye_array(m)
+        matrix = (scipy.sparse.kron(line, one) + scipy.sparse.kron(one, line)).tocoo()
+        sparsity = ix.Sparsity(matrix.row, matrix.col, m * m)
+        values = matrix.tocsc().data
+
+        @jax.jit
+        def size(scale):
+            given = SparseMatrix(scale * values, sparsity, jnp.ones((), bool))
+            return SparseLU.of(given).inverse_size
+
+        size(1.0)
+        before = resident()
+        for scale in np.linspace(1, 2, 12):
+            size(scale)
+        (last,) = sparse_lu.STORE.factors.values()
+        assert resident() - before < 4 * 12 * last.nonzeros
 
     def test_threads_share_them(self):
         solve = jax.jit(lambda a: ix.root(beam, A, a, sparsity="auto").value)

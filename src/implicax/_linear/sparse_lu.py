@@ -6,10 +6,10 @@ were made by another process) is no loss: they are made again from the matrix.
 """
 
 import collections
+import concurrent.futures
 import dataclasses
 import itertools
 import os
-import threading
 from typing import Any
 
 import equinox as eqx
@@ -35,22 +35,22 @@ PIVOT = 0.1
 SINGULAR = 1.0
 
 
+#: SciPy frees factors in the thread that made them, and nowhere else: one does it all.
+THREAD = concurrent.futures.ThreadPoolExecutor(1, "implicax-superlu")
+
+
 class _Factors:
     """What SuperLU left, or `None` where the matrix is singular."""
 
     def __init__(self, superlu: Any):
         self.superlu = superlu
         self.nonzeros = 0 if superlu is None else int(superlu.nnz)
-        self.lock = threading.Lock()
 
     def solve(self, b: np.ndarray, transposed: bool) -> np.ndarray:
         """For each row of `b`."""
         if self.superlu is None:
             return np.full_like(b, np.nan)
-        with self.lock:
-            x = self.superlu.solve(
-                np.ascontiguousarray(b.T), "T" if transposed else "N"
-            )
+        x = self.superlu.solve(np.ascontiguousarray(b.T), "T" if transposed else "N")
         return np.ascontiguousarray(x.T)
 
 
@@ -58,11 +58,10 @@ class _Store:
     """The factors that are kept, by their token."""
 
     def __init__(self) -> None:
-        self._factors: collections.OrderedDict[bytes, _Factors] = (
+        self.factors: collections.OrderedDict[bytes, _Factors] = (
             collections.OrderedDict()
         )
         self._count = itertools.count(1)
-        self._lock = threading.Lock()
         #: A token of another process is none of this one's.
         self._process = int.from_bytes(os.urandom(4), "little")
 
@@ -70,23 +69,13 @@ class _Store:
         count = next(self._count) % 2**32
         return np.asarray([self._process, count], np.uint32)
 
-    def get(self, token: np.ndarray) -> _Factors | None:
-        with self._lock:
-            return self._factors.get(token.tobytes())
-
     def put(self, token: np.ndarray, factors: _Factors) -> None:
-        with self._lock:
-            self._factors[token.tobytes()] = factors
-            self._factors.move_to_end(token.tobytes())
-            used = sum(kept.nonzeros for kept in self._factors.values())
-            while used > ROOM or len(self._factors) > MATRICES:
-                if len(self._factors) == 1:
-                    break
-                used -= self._factors.popitem(last=False)[1].nonzeros
-
-    def clear(self) -> None:
-        with self._lock:
-            self._factors.clear()
+        self.factors[token.tobytes()] = factors
+        used = sum(kept.nonzeros for kept in self.factors.values())
+        while used > ROOM or len(self.factors) > MATRICES:
+            if len(self.factors) == 1:
+                break
+            used -= self.factors.popitem(last=False)[1].nonzeros
 
 
 STORE = _Store()
@@ -125,9 +114,24 @@ class _Host:
 
     def factorise(self, values: Array, probe: Array) -> tuple[np.ndarray, np.ndarray]:
         """A token for each lane, and the size of the inverse as `probe` sees it."""
-        matrices = np.asarray(values)
+        given = np.asarray(values), np.asarray(probe)
+        return THREAD.submit(self._factorise, *given).result()
+
+    def forward(self, token: Array, values: Array, b: Array) -> np.ndarray:
+        """`J^-1 b`."""
+        given = np.asarray(token), np.asarray(values), np.asarray(b)
+        return THREAD.submit(self._solve, *given, False).result()
+
+    def backward(self, token: Array, values: Array, b: Array) -> np.ndarray:
+        """`J^-T b`."""
+        given = np.asarray(token), np.asarray(values), np.asarray(b)
+        return THREAD.submit(self._solve, *given, True).result()
+
+    def _factorise(
+        self, matrices: np.ndarray, probe: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         lead, n = matrices.shape[:-1], self.sparsity.n
-        right = np.asarray(probe).reshape(-1, n)[:1]
+        right = probe.reshape(-1, n)[:1]
         tokens, sizes = [], []
         for matrix in matrices.reshape(-1, matrices.shape[-1]):
             factors = self._factors(matrix)
@@ -139,40 +143,34 @@ class _Host:
         found = np.asarray(sizes, matrices.dtype).reshape(lead)
         return np.stack(tokens).reshape((*lead, 2)), found
 
-    def forward(self, token: Array, values: Array, b: Array) -> np.ndarray:
-        """`J^-1 b`."""
-        return self._solve(token, values, b, False)
-
-    def backward(self, token: Array, values: Array, b: Array) -> np.ndarray:
-        """`J^-T b`."""
-        return self._solve(token, values, b, True)
-
     def _solve(
-        self, token: Array, values: Array, b: Array, transposed: bool
+        self,
+        tokens: np.ndarray,
+        matrices: np.ndarray,
+        rows: np.ndarray,
+        transposed: bool,
     ) -> np.ndarray:
-        tokens, matrices, rows = map(np.asarray, (token, values, b))
-        leads = [x.shape[:-1] for x in (tokens, matrices, rows)]
-        lead = np.broadcast_shapes(*leads)
+        lead = np.broadcast_shapes(*(x.shape[:-1] for x in (tokens, matrices, rows)))
         if tokens.size == 2 and matrices.size == self.sparsity.nonzeros:
             # One matrix, and as many right-hand sides as there are.
             rows = np.broadcast_to(rows, (*lead, rows.shape[-1]))
             flat = rows.reshape(-1, rows.shape[-1])
             one = self._one(tokens.reshape(2), matrices.reshape(-1), flat, transposed)
             return one.reshape(rows.shape)
-        flat = [
+        lanes = [
             np.broadcast_to(x, (*lead, x.shape[-1])).reshape(-1, x.shape[-1])
             for x in (tokens, matrices, rows)
         ]
-        lanes = [
-            self._one(one, matrix, row[None], transposed)[0]
-            for one, matrix, row in zip(*flat, strict=True)
+        found = [
+            self._one(token, matrix, row[None], transposed)[0]
+            for token, matrix, row in zip(*lanes, strict=True)
         ]
-        return np.stack(lanes).reshape((*lead, rows.shape[-1]))
+        return np.stack(found).reshape((*lead, rows.shape[-1]))
 
     def _one(
         self, token: np.ndarray, values: np.ndarray, b: np.ndarray, transposed: bool
     ) -> np.ndarray:
-        factors = STORE.get(token)
+        factors = STORE.factors.get(token.tobytes())
         if factors is None:
             factors = self._factors(values)
             STORE.put(token, factors)
