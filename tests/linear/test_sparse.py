@@ -620,6 +620,27 @@ class TestVerdicts:
                 found.gradient_error, dense.gradient_error, rtol=1e-6
             )
 
+    def test_certificates_of_minima_do_not_depend_on_units(self):
+        units = 10.0 ** np.linspace(-4, 4, N)
+
+        def energy(y, a):
+            y = y / units
+            return jnp.sum((y[1:] - y[:-1]) ** 2) + jnp.sum((y - a) ** 4 + y**2)
+
+        value = ix.minimize(energy, jnp.zeros(N), A).value
+        certificate = {
+            sparsity: ix.certify(
+                lambda y, a: jnp.sum(y / units),
+                ix.Minimum(energy, sparsity=sparsity),
+                value,
+                A,
+            )
+            for sparsity in (None, "auto")
+        }
+        dense, found = certificate[None].condition_number, certificate["auto"]
+        assert found.ok
+        assert 0.5 * dense <= found.condition_number <= 1.01 * dense
+
     def test_no_certificate_of_a_wrong_pattern(self):
         pattern = scipy.sparse.eye_array(N)
         value = ix.root(beam, jnp.zeros(N), A).value

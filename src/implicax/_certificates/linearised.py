@@ -97,6 +97,12 @@ class Linearised(eqx.Module):
         return self.solve.structure.positive_definite
 
     @property
+    def _diagonal(self) -> Float[Array, " n"] | None:
+        if isinstance(self._factor, SparseLU):
+            return self._factor.matrix.diagonal
+        return None if self.matrix is None else jnp.diagonal(self.matrix)
+
+    @property
     def units(self) -> Vector:
         """The diagonal of `U`.
 
@@ -104,10 +110,11 @@ class Linearised(eqx.Module):
         unit diagonal, the condition number is within a factor of n of the least that
         any scaling gives (van der Sluis 1969, thm 4.1).
         """
-        if self.matrix is None or not self._symmetric:
+        diagonal = self._diagonal
+        if diagonal is None or not self._symmetric:
             return jax.tree.map(jnp.ones_like, self.v)
         _, unravel = tree_math.ravel(self.v)
-        diagonal = jnp.abs(jnp.diagonal(self.matrix))
+        diagonal = jnp.abs(diagonal)
         return unravel(jnp.where(diagonal > 0, diagonal**-0.5, 1))
 
     def spectrum(self, units: Vector) -> Spectrum:

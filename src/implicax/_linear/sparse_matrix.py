@@ -5,6 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
@@ -12,6 +13,11 @@ from implicax._core.noise import noise
 from implicax._core.tree_math import Vector
 from implicax._linear.lu import MatVec
 from implicax._linear.sparsity import Sparsity
+
+#: A pattern leaves something out where products along a direction differ by more than
+#: `eps` to this power (6e-6 in float64) of what a row is made of. What is smaller may
+#: be rounding, and hinders neither Newton's method nor the refinement of derivatives.
+MISSING = 1 / 3
 
 
 class SparseMatrix(eqx.Module):
@@ -49,9 +55,9 @@ class SparseMatrix(eqx.Module):
         values = table[sparsity.table]
         unchecked = cls(values, sparsity, jnp.ones((), bool))
         missing = jnp.abs(images[-1] - unchecked.times(direction))
-        rounding = tree_math.coarsest_eps(y) ** 0.5 * unchecked.magnitude(direction)
+        allowed = tree_math.coarsest_eps(y) ** MISSING * unchecked.magnitude(direction)
         # (What is not a number says nothing of a pattern.)
-        return cls(values, sparsity, ~jnp.any(missing > rounding))
+        return cls(values, sparsity, ~jnp.any(missing > allowed))
 
     def transposed(self) -> "SparseMatrix":
         sparsity = self.sparsity
@@ -65,6 +71,11 @@ class SparseMatrix(eqx.Module):
     def magnitude(self, x: Float[Array, " n"]) -> Float[Array, " n"]:
         """`|J| |x|`."""
         return self._summed(jnp.abs(self.values * x[self.sparsity.columns]))
+
+    @property
+    def diagonal(self) -> Float[Array, " n"]:
+        places = self.sparsity.rows == self.sparsity.columns
+        return self.values[np.flatnonzero(places)]
 
     def _summed(self, terms: Float[Array, " nonzeros"]) -> Float[Array, " n"]:
         zeros = jnp.zeros((self.sparsity.n,), terms.dtype)

@@ -17,6 +17,8 @@ class FixedPoint(FunctionProblem):
 
     - `fn`: takes `(y, args)`, returns a pytree with the structure, shapes and dtypes of
       `y` (or a pair of that and an auxiliary output, with `has_aux=True`).
+    - `sparsity`: where `I - dfn/dy` may be other than zero: `"auto"`, or an
+      [`implicax.Sparsity`][].
 
     ```python
     import implicax as ix

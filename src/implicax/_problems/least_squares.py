@@ -17,9 +17,10 @@ class LeastSquares(FunctionProblem):
       [`implicax.Huber`][], [`implicax.SoftL1`][], [`implicax.Cauchy`][],
       [`implicax.Welsch`][], [`implicax.Tukey`][] with a scale. (Real and imaginary
       parts of a complex error are weighed by themselves.)
-
     - `domain`: where `y` is, if not in a vector space: an
       [`implicax.AbstractDomain`][], such as a sphere.
+    - `sparsity`: where the Hessian may be other than zero: `"auto"`, or an
+      [`implicax.Sparsity`][].
 
     ```python
     import implicax as ix

@@ -11,9 +11,10 @@ class Minimum(FunctionProblem):
 
     - `fn`: takes `(y, args)`, returns a real scalar (or a pair of that and an auxiliary
       output, with `has_aux=True`).
-
     - `domain`: where `y` is, if not in a vector space: an
       [`implicax.AbstractDomain`][], such as a sphere.
+    - `sparsity`: where the Hessian may be other than zero: `"auto"`, or an
+      [`implicax.Sparsity`][].
 
     ```python
     import implicax as ix

@@ -12,9 +12,10 @@ class Root(FunctionProblem):
     - `fn`: takes `(y, args)`, returns the residual: as many numbers as `y` has, in the
       same dtype (or a pair of that and an auxiliary output, with `has_aux=True`). The
       structure and shapes of `y` are best; in others, numbers are taken in their order.
-
     - `domain`: where `y` is, if not in a vector space: an
       [`implicax.AbstractDomain`][], such as a sphere.
+    - `sparsity`: where `dF/dy` may be other than zero: `"auto"`, or an
+      [`implicax.Sparsity`][].
 
     ```python
     import implicax as ix
