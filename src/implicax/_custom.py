@@ -70,7 +70,8 @@ def implicit(
     What the solver returned is judged by the correction that the exact Jacobian at it
     asks for, twice: where an unknown is off by more than `rtol` of itself, or the
     corrections do not shrink, the status is `not_solved`, whatever the solver thinks.
-    (Beyond 512 unknowns each equation is compared with what it is made of.)
+    (Beyond 512 unknowns, unless the problem's `sparsity` is known, each equation is
+    compared with what it is made of.)
     `solution.stats` counts our evaluations, not the solver's.
 
     **Raises:** as [`implicax.root`][], and `TypeError` or `ValueError` for an answer

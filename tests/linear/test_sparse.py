@@ -539,6 +539,45 @@ class TestVerdicts:
             exact = jax.grad(lambda a: jnp.sum(ix.root(beam, y0, a).value))(a)
             np.testing.assert_allclose(gradient, exact, rtol=1e-9)
 
+    @pytest.mark.parametrize("solver", [ix.Picard(), ix.Anderson(), ix.Broyden()])
+    def test_answers_of_many_unknowns_are_confirmed(self, solver):
+        """A map that contracts slowly in one direction, and is hardly off there."""
+        n = 600
+        slow = jnp.where(jnp.arange(n) == 77, 1 - 1e-7, 0.3)
+
+        def fn(y, a):
+            return slow * y + (1 - slow) * a * jnp.cos(jnp.roll(y, 1) / 10)
+
+        y0, options = jnp.zeros(n), {"solver": solver, "on_failure": "ignore"}
+        found = ix.fixed_point(fn, y0, 1.0, sparsity="auto", **options)
+        exact = ix.fixed_point(fn, y0, 1.0, solver=ix.Newton()).value
+        right = np.allclose(found.value, exact, rtol=1e-8)
+        assert right or not found.converged
+        pattern = scipy.sparse.eye_array(n)
+        wrong = ix.fixed_point(fn, y0, 1.0, sparsity=pattern, **options)
+        assert not wrong.converged
+        fast = ix.fixed_point(
+            lambda y, a: a * jnp.cos(jnp.roll(y, 1)) / 3,
+            y0,
+            1.0,
+            sparsity=pattern,
+            **options,
+        )
+        assert fast.status.name == "wrong_sparsity"
+
+    def test_answers_of_others_are_judged_by_exact_corrections(self):
+        n = 700
+        a = jnp.linspace(1.0, 2.0, n)
+        right = ix.root(beam, jnp.zeros(n), a, sparsity="auto").value
+        for off, status in ((0.0, "converged"), (1e-4, "not_solved")):
+            value = right.at[350].add(off * right[350])
+            problem = ix.Root(beam, sparsity="auto")
+            judged = ix.implicit(problem, on_failure="ignore")(lambda y0, a, v=value: v)
+            assert judged(jnp.zeros(n), a).status.name == status
+        problem = ix.Root(beam, sparsity=scipy.sparse.eye_array(n))
+        judged = ix.implicit(problem, on_failure="ignore")(lambda y0, a: right)
+        assert not judged(jnp.zeros(n), a).converged
+
     def test_one_singular_lane_of_many(self):
         a = np.linspace(0.5, 2.0, 64)
         a[17] = 0.0

@@ -69,6 +69,7 @@ class _Verdict(eqx.Module):
     """Whether the solver believed in it, and it is no solution."""
     singular: Bool[Array, ""]
     degenerate: Bool[Array, ""]
+    wrong_sparsity: Bool[Array, ""] | None
     error: Float[Array, ""]
     going: Bool[Array, ""]
 
@@ -239,6 +240,9 @@ class _Loop:
         if verdict is not None:
             lost = Status.where(verdict.singular, Status.singular, Status.stagnated)
             lost = Status.where(verdict.degenerate, Status.degenerate, lost)
+            if verdict.wrong_sparsity is not None:
+                wrong = verdict.wrong_sparsity
+                lost = Status.where(wrong, Status.wrong_sparsity, lost)
             status = Status.where(verdict.refused | verdict.degenerate, lost, status)
             status = Status.where(verdict.solved & ~singular, Status.converged, status)
             error = verdict.error
@@ -348,6 +352,8 @@ def _until_confirmed(loop: _Loop, carry: _Carry) -> _Verdict:
         refusals, refused = verdict.refusals + 1, believed & ~solved
         going = loop.goes_on(state, ledger.steps, stale) & ~degenerate
         going = going & refused & (refusals < REFUSALS)
+        if seen.wrong_sparsity is not None:
+            going = going & ~seen.wrong_sparsity
         numbers = ledger.numbers.at[_Ledger.going.index].set(going.astype(dtype))
         return _Verdict(
             _Carry(state, _Ledger(numbers), carry.best, carry.history),
@@ -356,6 +362,7 @@ def _until_confirmed(loop: _Loop, carry: _Carry) -> _Verdict:
             refused,
             seen.singular,
             degenerate,
+            seen.wrong_sparsity,
             seen.error,
             going,
         )
@@ -363,5 +370,6 @@ def _until_confirmed(loop: _Loop, carry: _Carry) -> _Verdict:
     dtype = carry.ledger.numbers.dtype
     no, zero = jnp.zeros((), bool), jnp.zeros((), dtype)
     inf = jnp.full((), jnp.inf, dtype)
-    first = _Verdict(carry, zero, no, no, no, no, inf, jnp.ones((), bool))
+    wrong = None if system.sparsity is None else no
+    first = _Verdict(carry, zero, no, no, no, no, wrong, inf, jnp.ones((), bool))
     return tree_math.while_loop(lambda verdict: verdict.going, body, first)

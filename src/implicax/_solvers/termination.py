@@ -27,8 +27,10 @@ from implicax._core import componentwise, tree_math
 from implicax._core.componentwise import eps
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.lu import LUFactors, factorise
-from implicax._linear.matrix import magnitude
+from implicax._linear.matrix import magnitude, num_terms
+from implicax._linear.sparse_lu import SparseLU
 from implicax._problems.equations import Iterate, System
+from implicax._solvers.equation_sizes import equation_sizes
 
 #: Below `eps**SETTLED` of the largest value on the way an unknown is zero. (`eps` is
 #: reached by chance from far starts, `eps**2` takes Newton's method at a double root
@@ -54,8 +56,7 @@ LEFT = 0.01
 #: who iterate on their own stop at `sqrt(eps)` of something.
 STRANGERS = 0.4
 
-
-#: What is to be compared, component by component.
+#: What is compared, component by component.
 Pair = tuple[Vector, Vector]
 
 
@@ -151,24 +152,38 @@ class Evidence(eqx.Module):
     """The first, the error of the answer; ..."""
     remainder: Vector
     """... the second, the error of `iterate`."""
-    factor: LUFactors
+    factor: LUFactors | SparseLU
     rows: Float[Array, " n"]
-    """`|J| |y|`."""
+    """`|J| |y|`, ..."""
+    terms: int = eqx.field(static=True)
+    """... and how many terms that has."""
     trusted: Bool[Array, ""]
     """Whether the corrections fall, or are at the square root of rounding already."""
     multiple: Bool[Array, ""]
     """Whether they fall as they do at a singular solution, above rounding."""
     singular: Bool[Array, ""]
-    """Whether the rounding errors of the equations leave `y` undetermined."""
+    """Whether rounding errors of the equations leave `y` undetermined."""
     still: Bool[Array, ""]
     """Whether the correction is one that rounding errors make: visible in no unknown,
     of no use, and with the same Jacobian after it."""
 
+    @property
+    def wrong_sparsity(self) -> Bool[Array, ""] | None:
+        """Whether the Jacobian has other places than its pattern says, if it has one:
+        then there is no correction."""
+        if not isinstance(self.factor, SparseLU):
+            return None
+        return ~self.factor.matrix.faithful
+
 
 def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     """Correct an answer, twice, with the Jacobian at it."""
-    matrix = system.jacobian(answer.y)
-    factor = factorise(matrix)
+    if system.sparsity is None:
+        matrix = system.jacobian(answer.y)
+        factor = factorise(matrix)
+    else:
+        matrix = system.sparse_jacobian(answer.y)
+        factor = SparseLU.of(matrix)
     correction = factor.solve(answer.residual, transposed=False)
     iterate = system.evaluate(tree_math.subtract(answer.y, correction))
     remainder = factor.solve(iterate.residual, transposed=False)
@@ -209,6 +224,7 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         remainder,
         factor,
         rows,
+        num_terms(matrix),
         trusted=believable(moved, left, eps),
         multiple=multiple & (bend >= BENT * unbent),
         singular=factor.singular | ~(unknown <= eps**FLOOR),
@@ -253,6 +269,8 @@ class Confirmation(eqx.Module):
     """The largest relative error of an unknown."""
     units: Float[Array, ""]
     """The largest error in units of what is allowed."""
+    wrong_sparsity: Bool[Array, ""] | None
+    """Whether the Jacobian has other places than its pattern says, if it has one."""
 
 
 def confirm(
@@ -276,7 +294,7 @@ def confirm(
     units, error = componentwise.ratios(
         tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
     )
-    small = rounded(answer.residual, y, seen.rows, seen.rows.size)
+    small = rounded(answer.residual, y, seen.rows, seen.terms)
     floor = idle & ((error <= tree_math.coarsest_eps(y) ** FLOOR) | seen.still)
     singular = seen.factor.singular
     if system.fixed_point:
@@ -290,8 +308,12 @@ def confirm(
     solved = jnp.where(singular, believed | small, solved) & (near | ~singular)
     error = jnp.where(singular, jnp.inf, error)
     solved = solved & jnp.isfinite(answer.norm)
+    wrong = seen.wrong_sparsity
+    if wrong is not None:
+        solved = solved & ~wrong
     degenerate = solved & seen.multiple & ~singular
-    return Confirmation(solved & ~degenerate, singular, degenerate, error, units)
+    solved = solved & ~degenerate
+    return Confirmation(solved, singular, degenerate, error, units, wrong)
 
 
 def judge_equations(
@@ -300,22 +322,25 @@ def judge_equations(
     """Whether somebody else's answer `v` solves the equations, and its error.
 
     Each unknown must be right to the tolerance by the correction that the Jacobian at
-    `v` asks for. Beyond 512 unknowns no matrix is formed: each equation must hold to
-    it, relative to what it is made of.
+    `v` asks for. Beyond 512 unknowns no matrix is formed, unless it is a sparse one:
+    each equation must hold to it, relative to what it is made of.
     """
     answer = system.evaluate(v)
     start = componentwise.sizes(v0)
     reach = componentwise.grown(start, v)
-    if tree_math.num_unknowns(v) <= EXAMINED and not system.reverse_only:
+    few = tree_math.num_unknowns(v) <= EXAMINED or system.sparsity is not None
+    if few and not system.reverse_only:
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
         units = tolerance.units(error, v, reach)
-        small = rounded(answer.residual, v, seen.rows, seen.rows.size)
+        small = rounded(answer.residual, v, seen.rows, seen.terms)
         solved = seen.trusted & ((units <= 1) | small)
         # Where the Jacobian is singular there is no correction: each equation decides.
         made_of = tree_math.ravel(answer.residual)[1](seen.rows)
         held = tolerance.units(answer.residual, made_of, reach) <= 1
         solved = jnp.where(seen.singular, held, solved & ~seen.multiple)
+        if seen.wrong_sparsity is not None:
+            solved = solved & ~seen.wrong_sparsity
         known = relative(error, v, reach)
     else:
         size = equation_sizes(system, v, answer.residual)
@@ -341,46 +366,9 @@ def _unless_zero(
     return jax.tree.map(keep, error, v, start)
 
 
-def equation_sizes(system: System, y: Vector, residual: Vector) -> Vector:
-    """What each equation is made of, from products alone.
-
-    `|y|` for a fixed point. Otherwise the largest of `|J S |y||` over a few patterns
-    `S` of signs, one for each bit of an index: any two unknowns differ in one of them,
-    so that they do not cancel in all. Without a forward mode, a difference of
-    residuals.
-    """
-    y = jax.lax.stop_gradient(y)
-    if system.fixed_point:
-        return componentwise.sizes(y)
-    if system.reverse_only:
-        step = tree_math.coarsest_eps(y) ** 0.5
-        there = system.residual(jax.tree.map(lambda x: x * (1 + step), y))
-        change = tree_math.subtract(there, residual)
-        return jax.tree.map(lambda x: jnp.abs(x) / step, change)
-    _, push = jax.linearize(system.residual, y)
-    leaves, treedef = jax.tree.flatten(y)
-    starts = [sum(leaf.size for leaf in leaves[:k]) for k in range(len(leaves))]
-
-    def pattern(bit: Array) -> Vector:
-        def signed(leaf: Array, start: int) -> Array:
-            index = jnp.arange(leaf.size, dtype=jnp.int32).reshape(leaf.shape) + start
-            return jnp.where((index >> bit) & 1 == 1, -jnp.abs(leaf), jnp.abs(leaf))
-
-        return treedef.unflatten(map(signed, leaves, starts))
-
-    def larger(carry: tuple[Array, Vector]) -> tuple[Array, Vector]:
-        bit, largest = carry
-        changes = componentwise.sizes(push(pattern(bit)))
-        return bit + 1, jax.tree.map(jnp.maximum, largest, changes)
-
-    # (The bit above the highest one gives equal signs.)
-    bits = tree_math.num_unknowns(y).bit_length()
-    first = jnp.zeros((), jnp.int32), tree_math.zeros_like(residual)
-    return tree_math.while_loop(lambda carry: carry[0] <= bits, larger, first)[1]
-
-
 def examinable(system: System, y: Vector, forms_jacobian: bool) -> bool:
     """Whether an exact correction at the end costs little."""
     limit = DENSE_LIMIT if forms_jacobian else CONFIRMED
     able = not (system.reverse_only or system.differentiable)
-    return able and system.objective is None and tree_math.num_unknowns(y) <= limit
+    few = tree_math.num_unknowns(y) <= limit or system.sparsity is not None
+    return able and few and system.objective is None
