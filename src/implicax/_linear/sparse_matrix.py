@@ -15,9 +15,9 @@ from implicax._linear.lu import MatVec
 from implicax._linear.sparsity import Sparsity
 
 #: A pattern leaves something out where products along a direction differ by more than
-#: `eps` to this power (6e-6 in float64) of what a row is made of. What is smaller may
+#: `eps` to this power (1.5e-8 in float64) of what a row is made of. What is smaller may
 #: be rounding, and hinders neither Newton's method nor the refinement of derivatives.
-MISSING = 1 / 3
+MISSING = 0.5
 
 
 class SparseMatrix(eqx.Module):

@@ -32,10 +32,9 @@ def judge(
             small = last.norm <= atol.astype(last.norm.dtype)
             status = Status.where(small, Status.converged, status)
     else:
-        last, solved, error = judge_equations(
+        last, status, error = judge_equations(
             system, v0, v, Tolerance(rtol, STRANGERS), atol
         )
-        status = Status.where(solved, Status.converged, Status.not_solved)
     status = Status.where(jnp.isfinite(last.norm), status, Status.non_finite)
     status = Status.where(failed, Status.failed, status)
     two = jnp.full((), 2, jnp.int32)

@@ -25,6 +25,7 @@ from jaxtyping import Array, Bool, Float
 
 from implicax._core import componentwise, tree_math
 from implicax._core.componentwise import eps
+from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.lu import LUFactors, factorise
 from implicax._linear.matrix import magnitude, num_terms
@@ -318,7 +319,7 @@ def confirm(
 
 def judge_equations(
     system: System, v0: Vector, v: Vector, tolerance: Tolerance, atol: Array | None
-) -> tuple[Iterate, Bool[Array, ""], Float[Array, ""]]:
+) -> tuple[Iterate, Status, Float[Array, ""]]:
     """Whether somebody else's answer `v` solves the equations, and its error.
 
     Each unknown must be right to the tolerance by the correction that the Jacobian at
@@ -329,6 +330,7 @@ def judge_equations(
     start = componentwise.sizes(v0)
     reach = componentwise.grown(start, v)
     few = tree_math.num_unknowns(v) <= EXAMINED or system.sparsity is not None
+    refused = Status.not_solved
     if few and not system.reverse_only:
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
@@ -339,8 +341,10 @@ def judge_equations(
         made_of = tree_math.ravel(answer.residual)[1](seen.rows)
         held = tolerance.units(answer.residual, made_of, reach) <= 1
         solved = jnp.where(seen.singular, held, solved & ~seen.multiple)
-        if seen.wrong_sparsity is not None:
-            solved = solved & ~seen.wrong_sparsity
+        wrong = seen.wrong_sparsity
+        if wrong is not None:
+            solved = solved & ~wrong
+            refused = Status.where(wrong, Status.wrong_sparsity, refused)
         known = relative(error, v, reach)
     else:
         size = equation_sizes(system, v, answer.residual)
@@ -349,7 +353,8 @@ def judge_equations(
     solved, known = solved | (answer.norm == 0), jnp.where(answer.norm == 0, 0, known)
     if atol is not None:
         solved = solved | (answer.norm <= atol.astype(answer.norm.dtype))
-    return answer, solved & jnp.isfinite(answer.norm), known
+    solved = solved & jnp.isfinite(answer.norm)
+    return answer, Status.where(solved, Status.converged, refused), known
 
 
 def _unless_zero(
