@@ -261,7 +261,7 @@ class LinearSolve(eqx.Module):
             last_resort = functools.partial(_sparse, pattern)
         factorised = isinstance(inverse, LUFactors | SparseLU)
         if inverse is not None and (factorised or theirs):
-            size = inverse.max_abs if factorised else None
+            size = inverse.product_size if factorised else None
             first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
         elif sparsity is not None and not self.structure.fixed_point:
             return last_resort(product, b)
@@ -330,7 +330,7 @@ def _sparse(
     # (Many right-hand sides have one matrix: no sizes are taken from theirs.)
     matrix = SparseMatrix.of(unit, tree_math.zeros_like(b), sparsity)
     factor = SparseLU.of(matrix)
-    size = factor.max_abs
+    size = factor.product_size
     answer = _refine(product, b, lambda r: factor.solve(r, False), rate=0.5, size=size)
     trusted = answer.trusted & ~factor.singular
     return _Answer(answer.solution, jnp.ones((), bool), trusted)

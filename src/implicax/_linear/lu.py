@@ -31,8 +31,8 @@ class LUFactors(eqx.Module):
         return _singular(self.lu)
 
     @property
-    def max_abs(self) -> Float[Array, ""]:
-        """The largest entry of `J`."""
+    def product_size(self) -> Float[Array, ""]:
+        """`|J|`, as rounding errors of products see it: its largest entry."""
         return tree_math.max_abs(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:

@@ -223,8 +223,8 @@ class SparseLU(eqx.Module):
         return ~(lost * self.inverse_size < 1)
 
     @property
-    def max_abs(self) -> Float[Array, ""]:
-        """The largest entry of `J`, as often as there may be one in a row."""
+    def product_size(self) -> Float[Array, ""]:
+        """`|J|`, as rounding errors of products see it: no row adds up to more."""
         most = self.matrix.sparsity.most_in_a_row
         return most * tree_math.max_abs(self.matrix.values)
 

@@ -124,6 +124,6 @@ def _detected(
             f"({type(error).__name__}: {said})."
         ) from error
     pattern = Sparsity(found.rows, found.cols, flat.size)
-    _ = pattern.colors
+    _ = pattern.colors  # (a part of what it takes)
     pattern.seconds = time.perf_counter() - start
     return pattern

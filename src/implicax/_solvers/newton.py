@@ -20,7 +20,7 @@ from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
-from implicax._solvers.newton_correction import Correction, before, correct
+from implicax._solvers.newton_correction import Correction, at_start, correct
 from implicax._solvers.termination import (
     FLOOR,
     STRAIGHT,
@@ -118,7 +118,7 @@ class Newton(AbstractSolver):
             )
 
     def init(self, system: System, y: Vector) -> State:
-        matrix, elimination = before(self.linear_solver, system, y)
+        matrix, elimination = at_start(self.linear_solver, system, y)
         units = jax.tree.map(jnp.ones_like, y)
         if matrix is not None:
             units = tree_math.ravel(y)[1](row_norms(matrix))

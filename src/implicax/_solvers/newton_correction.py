@@ -33,7 +33,7 @@ class Correction(eqx.Module):
     """... itself, both without a derivative."""
 
 
-def before(
+def at_start(
     choice: Any, system: System, y: Vector
 ) -> tuple[Matrix | None, Elimination | SparseElimination | None]:
     """The Jacobian at the start, where it is formed, and a placeholder for what its
