@@ -1,23 +1,27 @@
 """From what a solver left behind to a `Solution`: one way out for all solvers."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, PyTree
+from jaxtyping import Array, PyTree
 
-from implicax._core import tree_math
 from implicax._core.domain import Chart
+from implicax._core.failure import (
+    OnFailure,
+    check_on_failure,
+    poisoned,
+    poisons,
+    raises,
+)
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import AbstractDerivative
 from implicax._problems.canonical import CanonicalProblem
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.loop import SolverResult
-
-OnFailure = Literal["raise", "ignore"]
 
 
 def build_solution(
@@ -35,8 +39,6 @@ def build_solution(
     messages call it `name`, and quote its `message`.
     """
     failed = outcome.status != Status.converged
-    concrete = not tree_math.traced(failed)
-    poison = on_failure == "raise" and not concrete
     if isinstance(canonical.view, Chart) and not derivative.differentiates_loop:
         # What is known of the inverse is known in the chart that the solver was in.
         canonical = canonical.recentered(outcome.y)
@@ -47,7 +49,7 @@ def build_solution(
         derivative.on(canonical.view),
         outcome,
         canonical.inputs,
-        poison,
+        poisons(on_failure, failed),
     )
     solution = Solution(
         canonical.view.from_real(y),
@@ -56,7 +58,7 @@ def build_solution(
         outcome.stats,
         objective,
     )
-    if on_failure == "raise" and concrete and bool(failed):
+    if raises(on_failure, failed):
         raise ConvergenceError(solution, name, message)
     return solution
 
@@ -82,13 +84,6 @@ def _differentiate(
     return y, (conditions(y, inputs)[1] if conditions.has_aux else []), objective
 
 
-def poisoned(tree: PyTree[Array], solved: Bool[Array, ""]) -> PyTree[Array]:
-    """The tree, or NaN where it is not solved."""
-    # A product, not a `where`: the derivative of a failed lane must be NaN too.
-    factor = jnp.where(solved, 1.0, jnp.nan)
-    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
-
-
 def stop_gradient(tree: PyTree) -> PyTree:
     arrays, others = eqx.partition(tree, eqx.is_array)
     frozen = jax.lax.stop_gradient(arrays)
@@ -104,5 +99,4 @@ def check_call(derivative: Any, on_failure: Any) -> None:
             "OneStep(), Neumann(terms), Phantom(steps, damping), and it is "
             f"{derivative!r}."
         )
-    if on_failure not in ("raise", "ignore"):
-        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")
+    check_on_failure(on_failure)

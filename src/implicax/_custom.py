@@ -9,13 +9,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from implicax._build_solution import (
-    OnFailure,
     build_solution,
     check_call,
     stop_gradient,
 )
 from implicax._core import tree_math
 from implicax._core.checks import match
+from implicax._core.failure import OnFailure
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
 from implicax._core.user_function import call_solver, check_decorated

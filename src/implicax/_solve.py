@@ -12,13 +12,13 @@ from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from implicax._build_solution import (
-    OnFailure,
     build_solution,
     check_call,
     stop_gradient,
 )
 from implicax._core import tree_math
 from implicax._core.domain import Chart
+from implicax._core.failure import OnFailure
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
 from implicax._derivatives.base import AbstractDerivative

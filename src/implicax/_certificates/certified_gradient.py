@@ -9,12 +9,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from implicax._build_solution import OnFailure, check_call, poisoned
+from implicax._build_solution import check_call
 from implicax._certificates.certificate import Certificate
 from implicax._certificates.certify import certificate
 from implicax._certificates.quantity import Quantity, prepare
 from implicax._core import tree_math
 from implicax._core.domain import View
+from implicax._core.failure import OnFailure, poisoned, poisons, raises
 from implicax._core.keywords import explained
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
@@ -202,8 +203,7 @@ def certified_gradient(
         objective = conditions.objective(outcome.y, canonical.inputs)
     aux = canonical.restore_aux(conditions(outcome.y, canonical.inputs)[1])
     gradient, y = last.certificate.gradient, outcome.y
-    concrete = not tree_math.traced(last.met)
-    if on_failure == "raise" and not concrete:
+    if poisons(on_failure, ~last.met):
         gradient = poisoned(gradient, last.met)
         solved = outcome.status == Status.converged
         y, objective = poisoned((y, objective), solved)
@@ -213,7 +213,7 @@ def certified_gradient(
     result = CertifiedGradient(
         gradient, last.certificate, solution, last.met, last.rounds
     )
-    if on_failure == "raise" and concrete and not bool(last.met):
+    if raises(on_failure, ~last.met):
         raise AccuracyError(result, gradient_rtol, type(solver).__name__)
     return result
 

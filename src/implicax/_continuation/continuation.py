@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
 
-from implicax._build_solution import OnFailure, stop_gradient
+from implicax._build_solution import stop_gradient
 from implicax._continuation.branch import Branch, BranchError, BranchStatus
 from implicax._continuation.pseudo_arclength import Trace, follow_curve, turning_points
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, positive
+from implicax._core.failure import OnFailure, check_on_failure, raises
 from implicax._core.keywords import explained
 from implicax._core.solution import Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
@@ -138,7 +139,7 @@ def continuation(
     branch = _attach(canonical, first.y, traced, rows, parameter, start, stop, args)
     failed = branch.status == BranchStatus.lost
     failed = failed | (branch.status == BranchStatus.no_start)
-    if on_failure == "raise" and not tree_math.traced(failed) and bool(failed):
+    if raises(on_failure, failed):
         raise BranchError(branch)
     return branch
 
@@ -295,5 +296,4 @@ def _check(method: Any, max_points: Any, on_failure: Any) -> None:
         raise ValueError(
             f"max_points must be an integer from 2 on, not {max_points!r}."
         )
-    if on_failure not in ("raise", "ignore"):
-        raise ValueError(f"on_failure must be 'raise' or 'ignore', not {on_failure!r}.")
+    check_on_failure(on_failure)

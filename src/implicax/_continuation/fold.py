@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from implicax._build_solution import (
-    OnFailure,
     build_solution,
     check_call,
     stop_gradient,
@@ -18,6 +17,7 @@ from implicax._build_solution import (
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown
 from implicax._core.componentwise import eps
+from implicax._core.failure import OnFailure
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Status
 from implicax._core.tree_math import DENSE_LIMIT, Vector
