@@ -8,12 +8,15 @@ gradient of `sum(u^2)` in all `m^2` coefficients, in float64 and on one thread.
 implicax gets the equation and `sparsity="auto"`. By hand there are the Jacobian,
 Newton's method to the same accuracy, `scipy.sparse.linalg.splu` with the options that
 are best here, and the transposed solve for the gradient. Every gradient is verified:
-against the one by hand, and against central differences. Writes `sparse.json`,
-`sparse.md` and `sparse.png`.
+against the one by hand, and against central differences. Where pyamg is installed, the
+same is solved by `ix.Krylov` with its algebraic multigrid of the Laplacian. Writes
+`sparse.json`, `sparse.md` and `sparse.png`.
 """
 
 import benchmarks._pin  # noqa: F401, I001  (before JAX)
 
+import importlib
+import importlib.util
 import resource
 import statistics
 import time
@@ -78,6 +81,16 @@ class ByHand:
         return factor.solve(2 * u, "T") * self.h2 * np.exp(u)
 
 
+def multigrid(laplace):
+    """Newton's method with pyamg's cycle as the preconditioner."""
+    pyamg = importlib.import_module("pyamg")
+    cycle = pyamg.ruge_stuben_solver(laplace.tocsr()).aspreconditioner()
+    operator = scipy.sparse.linalg.LinearOperator(
+        cycle.shape, cycle.matvec, rmatvec=cycle.matvec
+    )
+    return ix.Newton(ix.Krylov(operator))
+
+
 def timed(function, repeats):
     """The median time of a call, and its result."""
     times = []
@@ -86,6 +99,29 @@ def timed(function, repeats):
         result = jax.block_until_ready(function())
         times.append(time.perf_counter() - start)
     return statistics.median(times), result
+
+
+def iterated(m, a, u0, by_hand, exact, repeats):
+    """The times by Krylov's method, and its error, where there is a multigrid."""
+    if importlib.util.find_spec("pyamg") is None:
+        return {}
+    solver = multigrid(by_hand.laplace)
+
+    def value(u0, a):
+        return ix.root(bratu, u0, a, solver=solver).value
+
+    solve = jax.jit(value)
+    gradient = jax.jit(jax.grad(lambda a, u0: jnp.sum(value(u0, a) ** 2)))
+    jax.block_until_ready((solve(u0, a), gradient(a, u0)))
+    solve_s, _ = timed(lambda: solve(u0, a), repeats)
+    gradient_s, g = timed(lambda: gradient(a, u0), repeats)
+    error = float(np.max(np.abs(g - exact)) / np.max(np.abs(exact)))
+    assert error <= _report.ACCURACY, error
+    return {
+        "krylov_solve_s": solve_s,
+        "krylov_gradient_s": gradient_s,
+        "krylov_error": error,
+    }
 
 
 def measure(m, repeats):
@@ -127,6 +163,7 @@ def measure(m, repeats):
         "error": error,
         "error_of_value": float(np.max(np.abs(u - u_by_hand)) / np.max(np.abs(u))),
         "error_of_difference": error_of_difference,
+        **iterated(m, a, u0, by_hand, g_by_hand, repeats),
         "memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
     }
 
@@ -140,8 +177,10 @@ def draw(rows):
             ("gradient_s", "implicax, value and gradient", "-s"),
             ("hand_solve_s", "by hand, value", "--o"),
             ("hand_gradient_s", "by hand, value and gradient", "--s"),
+            ("krylov_solve_s", "implicax, multigrid, value", ":o"),
+            ("krylov_gradient_s", "implicax, multigrid, and gradient", ":s"),
         ):
-            times = [row[key] for row in rows.values()]
+            times = [row.get(key, np.nan) for row in rows.values()]
             axis.plot(n, times, style, markersize=4, label=label)
         axis.set(xscale="log", yscale="log", xlabel="unknowns", ylabel="seconds")
         axis.legend(fontsize=8)
@@ -168,18 +207,23 @@ def main():
         print(m, row, flush=True)
     header = ["grid", "value, s", "and gradient, s", "by hand", "and gradient",
               "gradient / value", "all / by hand", "first call", "pattern found, s",
-              "error", "GiB"]  # fmt: skip
+              "error", "multigrid, value, s", "and gradient, s", "error",
+              "GiB"]  # fmt: skip
     lines = [
         [name, row["solve_s"], row["gradient_s"], row["hand_solve_s"],
          row["hand_gradient_s"], row["gradient_s"] / row["solve_s"],
          row["gradient_s"] / row["hand_gradient_s"], row["first_gradient_s"],
-         row["detection_s"], f"{row['error']:.0e}", row["memory_gib"]]
+         row["detection_s"], f"{row['error']:.0e}", row.get("krylov_solve_s", "-"),
+         row.get("krylov_gradient_s", "-"),
+         f"{row['krylov_error']:.0e}" if "krylov_error" in row else "-",
+         row["memory_gib"]]
         for name, row in rows.items()
     ]  # fmt: skip
     text = (
         "Bratu's equation, and the gradient of `sum(u^2)` in as many coefficients as "
         "unknowns, beside Newton's method by hand with SciPy's sparse LU. `first call` "
-        "compiles; `error` is that of the gradient, against the one by hand; `GiB` the "
+        "compiles; `error` is that of the gradient, against the one by hand; "
+        "`multigrid` is `ix.Krylov` with pyamg's cycle for the Laplacian; `GiB` the "
         "most that the process has used so far."
     )
     if len(rows) > 1:

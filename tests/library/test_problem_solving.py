@@ -155,10 +155,11 @@ def check(library_name, solver):
 
 @functools.cache
 def bars(library_name):
-    """The error bars of every solution that the default finds. (Of third derivatives
-    each problem has its own: they are most of a certificate's program.)"""
+    """The error bars of every other solution that the default finds. (Of third
+    derivatives each problem has its own, and they are most of a certificate's program;
+    `python -m benchmarks.profile` makes them all.)"""
     found = []
-    for index, problem in enumerate(LIBRARY[library_name]):
+    for index, problem in list(enumerate(LIBRARY[library_name]))[::2]:
         solution, _, _, gradient = solve(library_name, "default", index)
         program = jax.jit(certificate(problem.kind, problem.fn))
         one = error_bars(problem, solution.value, program)
@@ -177,10 +178,11 @@ def check_derivatives(library_name):
 def check_flags(library_name):
     """Singular problems are told from the others; exceptions are listed, both ways."""
     found = [one for one, _ in bars(library_name)]
-    unflagged = tuple(one.name for one in found if one.singular and one.ok)
-    refused = tuple(one.name for one in found if not (one.singular or one.ok))
-    assert unflagged == UNFLAGGED.get(library_name, ())
-    assert refused == REFUSED.get(library_name, ())
+    names = [one.name for one in found]
+    unflagged = [one.name for one in found if one.singular and one.ok]
+    refused = [one.name for one in found if not (one.singular or one.ok)]
+    for came, known in ((unflagged, UNFLAGGED), (refused, REFUSED)):
+        assert came == [name for name in known.get(library_name, ()) if name in names]
 
 
 def check_error_bars(library_name):

@@ -59,6 +59,7 @@ PATHS = {
     "the user's": Path("root", ix.Newton(), dense),
     "minimum norm": Path("root", ix.Newton(), ix.MinimumNorm(), size=FEW),
     "sparse": Path("root", ix.Newton(), size=FEW, sparsity="auto"),
+    "Krylov": Path("root", ix.Newton(ix.Krylov("ilu")), size=FEW, sparsity="auto"),
 }
 
 

@@ -25,15 +25,16 @@ from ..oracles import ClosedForm, central, relative_error, unrolled
 PROGRAMS = [(kind, variant) for kind in KINDS for variant in VARIANTS]
 
 
-def asked(solver: str, variant: str) -> tuple[str, ...]:
+def asked(solver: str, kind: str, variant: str) -> tuple[str, ...]:
     """The whole matrix once, of a complex unknown whose equations are not holomorphic;
     for the rest see `test_linear_paths.py`."""
-    return ENTRIES if (solver, variant) == ("Newton", "conjugate") else PER_SOLVER
+    whole = ("Newton", "root", "conjugate")
+    return ENTRIES if (solver, kind, variant) == whole else PER_SOLVER
 
 
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
-    names = asked(solver, variant)
+    names = asked(solver, kind, variant)
     return transformations(make(kind, variant), SOLVERS[solver], names)
 
 
@@ -47,7 +48,7 @@ class Matrix:
         if "entry" not in metafunc.fixturenames:
             metafunc.parametrize(("kind", "variant"), PROGRAMS)
             return
-        cases = [(*p, entry) for p in PROGRAMS for entry in asked(self.solver, p[1])]
+        cases = [(*p, entry) for p in PROGRAMS for entry in asked(self.solver, *p)]
         metafunc.parametrize(("kind", "variant", "entry"), cases)
 
     def test_entry(self, kind, variant, entry):

@@ -17,7 +17,6 @@ import implicax as ix
 
 from ..cases import MINIMA, make, squares
 from ..derivative_matrix import (
-    ENTRIES,
     ORIGIN,
     PER_SOLVER,
     allowed,
@@ -34,22 +33,10 @@ MINIMISERS = {
 }
 
 
-#: The whole matrix once for each default, of a real unknown and of a complex one.
-FULL = (
-    ("TrustRegion", "minimize", "float64"),
-    ("LevenbergMarquardt", "least_squares", "complex128"),
-)
-
-
-def asked(*program: str) -> tuple[str, ...]:
-    """Of a solver, a kind of problem, and a dtype."""
-    return ENTRIES if program in FULL else PER_SOLVER
-
-
 @functools.cache
 def computed(solver: str, kind: str, variant: str) -> dict[str, Any]:
-    case, names = make(kind, variant), asked(solver, kind, variant)
-    return transformations(case, MINIMISERS[solver], names)
+    """(The whole matrix is that of the linear path: `test_linear_paths.py`.)"""
+    return transformations(make(kind, variant), MINIMISERS[solver], PER_SOLVER)
 
 
 class Matrix:
@@ -63,11 +50,7 @@ class Matrix:
         if "entry" not in metafunc.fixturenames:
             metafunc.parametrize(("kind", "variant"), self.programs)
             return
-        rows = [
-            (*program, entry)
-            for program in self.programs
-            for entry in asked(self.solver, *program)
-        ]
+        rows = [(*program, entry) for program in self.programs for entry in PER_SOLVER]
         metafunc.parametrize(("kind", "variant", "entry"), rows)
 
     def test_entry(self, kind, variant, entry):

@@ -71,9 +71,9 @@ def ours(solver):
     # (Many small programs compile faster than a large one.)
     both = (jax.jacfwd, jax.jacrev)
     value, firsts = jax.jit(solve), [jax.jit(mode(solve)) for mode in both]
-    seconds = [
-        jax.jit(outer(inner(of))) for outer, inner in itertools.product(both, both)
-    ]
+    # (All four orders of the default; who solved it does not matter to the others.)
+    orders = itertools.product(both, both) if solver is None else [both]
+    seconds = [jax.jit(outer(inner(of))) for outer, inner in orders]
 
     def program(m):
         return value(m), [first(m) for first in firsts], [two(m) for two in seconds]
@@ -86,7 +86,7 @@ def biased(bias):
 
 
 @pytest.mark.parametrize("bias", BIASES)
-@pytest.mark.parametrize("solver", [None, "TrustRegion", "LevenbergMarquardt"])
+@pytest.mark.parametrize("solver", [None, "TrustRegion"])
 def test_derivatives_of_a_position(solver, bias):
     value, first, second = oracle()(biased(bias))
     assert jnp.linalg.norm(errors(value, biased(bias))) > 0.1 * bias

@@ -1,7 +1,6 @@
 """Robust losses: formulas, slopes, limits, and fits that are differentiated."""
 
 import functools
-import itertools
 
 import jax
 import jax.numpy as jnp
@@ -168,12 +167,11 @@ def derivatives(name, oracle):
 
     along = lambda t: function(DATA.at[:3].add(t), scale + t[0])
     scale, t = jnp.asarray(0.3), jnp.zeros(3)
-    orders = [(jax.jacfwd, jax.jacrev)]
-    if not oracle and name == "Huber":
-        both = (jax.jacfwd, jax.jacrev)
-        orders = list(itertools.product(both, both))
-    # (Many small programs compile faster than a large one.)
-    return *jax.jit(first)(), [jax.jit(o(i(along)))(t) for o, i in orders]
+    # (How second derivatives are taken does not depend on the loss: one convex one, and
+    # one that is not.)
+    twice = name in ("Huber", "Tukey")
+    second = jax.jit(jax.jacfwd(jax.jacrev(along)))(t) if twice else None
+    return *jax.jit(first)(), second
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -181,8 +179,8 @@ def test_a_fit_with_outliers_by_data_and_scale(name):
     came, expected = derivatives(name, False), derivatives(name, True)
     assert relative_error(came[:3], expected[:3]) <= 1e-8
     assert relative_error(came[1][1], expected[1][1]) <= 1e-8
-    for second in came[3]:
-        assert relative_error(second, expected[3][0]) <= 1e-8
+    if expected[3] is not None:
+        assert relative_error(came[3], expected[3]) <= 1e-8
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -92,7 +92,7 @@ check_page(page.read_text(), str(page))
 
 
 def test_the_page_says_the_same_on_eight_devices():
-    """The documentation's own test executes it on one."""
+    """(The documentation's own test leaves it to this one.)"""
     process = subprocess.run(
         [sys.executable, "-c", PAGE],
         cwd=ROOT,

@@ -63,7 +63,8 @@ EQUATIONS = {
         "perturb the problem: solutions meet here (ix.fold finds where)",
     ),
     "linear_solve_failed": (
-        "give another linear_solver to the solver, or a looser tolerance to that one",
+        "where each equation knows few of many unknowns: sparsity='auto'",
+        "a preconditioner, ix.Newton(ix.Krylov(...)), or another linear_solver",
         "use ix.Anderson(), which needs none",
     ),
     "wrong_sparsity": (

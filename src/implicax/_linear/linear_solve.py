@@ -31,7 +31,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import lineax as lx
-from jaxtyping import Array, Bool, Float, PyTree
+from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
@@ -40,6 +40,7 @@ from implicax._linear.approximate_inverse import (
     ScaledIdentityInverse,
 )
 from implicax._linear.jacobian_structure import JacobianStructure
+from implicax._linear.krylov import Krylov
 from implicax._linear.lu import (
     LUFactors,
     MatVec,
@@ -49,6 +50,7 @@ from implicax._linear.lu import (
     materialize,
 )
 from implicax._linear.minimum_norm import MinimumNorm
+from implicax._linear.run_solver import conjugate_gradients, run_solver
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
 from implicax._linear.sparsity import Sparsity
@@ -59,14 +61,6 @@ SMALL = 128
 #: ... and up to here one that will not. (The lanes of a `vmap` iterate as long as the
 #: slowest.)
 TINY = 8
-#: Iterations of conjugate gradients: where they are many more than without rounding
-#: errors, elimination is next.
-CG_STEPS = 400
-#: What is known of a Hessian at a minimum.
-POSITIVE = frozenset({lx.symmetric_tag, lx.positive_semidefinite_tag})
-#: Who names one of these says that it is so of their Jacobian too. (Where it is not,
-#: the residual of the linear solve shows.)
-FOR_POSITIVE: Any = lx.CG | lx.Cholesky
 
 
 class Auto(eqx.Module):
@@ -80,13 +74,14 @@ def linear_solver(choice: Any) -> Any:
     """`"auto"`, a lineax solver or a callable, or an error that says so."""
     if isinstance(choice, Auto) or (isinstance(choice, str) and choice == "auto"):
         return Auto()
-    ours = isinstance(choice, MinimumNorm)
+    ours = isinstance(choice, MinimumNorm | Krylov)
     wanted = ours or isinstance(choice, lx.AbstractLinearSolver) or callable(choice)
     if wanted and not isinstance(choice, type):
         return choice
     raise ValueError(
-        "linear_solver must be 'auto', ix.MinimumNorm(), a lineax.AbstractLinearSolver "
-        "(an instance), or a function solve(matvec, b) of flat vectors, not "
+        "linear_solver must be 'auto', ix.Krylov(), ix.MinimumNorm(), a "
+        "lineax.AbstractLinearSolver (an instance), or a function solve(matvec, b) of "
+        "flat vectors, not "
         f"{choice!r}. (Tolerances go by name: ix.Newton(rtol=1e-8, atol=1e-8).)"
     )
 
@@ -160,15 +155,16 @@ def _refine(
 class LinearSolve(eqx.Module):
     """The `linear_solver=` argument, with what the forward solve left for reuse.
 
-    - `choice`: `Auto()`, `MinimumNorm()`, a lineax solver, or `solve(matvec, b)`.
-    - `approximate_inverse`: what the solver knows of `J^-1` near the solution, or
-      `None`.
+    - `choice`: `Auto()`, `Krylov()`, `MinimumNorm()`, a lineax solver, or
+      `solve(matvec, b)`.
+    - `approximate_inverse`: what the solver knows of `J^-1` near the solution (or the
+      Krylov method that it took), or `None`.
     - `structure`: what is known of `J`.
     - `guess`: where iterations for `J^T u = b` start, or `None`.
     """
 
     choice: Any
-    approximate_inverse: ApproximateInverse | None
+    approximate_inverse: ApproximateInverse | Krylov | None
     structure: JacobianStructure = eqx.field(static=True, default=JacobianStructure())
     guess: Vector | None = None
 
@@ -236,10 +232,15 @@ class LinearSolve(eqx.Module):
             t, norm = self.choice.least_squares(product, b)
             trusted = norm <= tree_math.coarsest_eps(b) ** 0.5 * tree_math.max_norm(b)
             return _Answer(t, trusted, trusted)
-        if not isinstance(self.choice, Auto):
-            solver = self.choice
+        # What the solver took, where nothing is said.
+        auto = isinstance(self.choice, Auto)
+        solver = inverse if auto and isinstance(inverse, Krylov) else self.choice
+        if isinstance(solver, Krylov):
+            start = self.guess if transposed else None
+            return _krylov(solver, self.structure, transposed, product, b, start=start)
+        if not isinstance(solver, Auto):
             definite = self.structure.positive_definite
-            return refine(lambda r: _run(solver, product, r, definite), rate=0.5)
+            return refine(lambda r: run_solver(solver, product, r, definite), rate=0.5)
         if (
             isinstance(inverse, ScaledIdentityInverse)
             and tree_math.num_unknowns(b) > TINY
@@ -254,19 +255,24 @@ class LinearSolve(eqx.Module):
         theirs = not (ours or self.structure.positive_definite)
         if tree_math.num_unknowns(b) <= SMALL and not theirs:
             return _direct(product, b)
-        last_resort = _direct if tree_math.num_unknowns(b) <= DENSE_LIMIT else _krylov
+        last_resort: Any = _direct
+        if tree_math.num_unknowns(b) > DENSE_LIMIT:
+            last_resort = functools.partial(
+                _krylov, Krylov(), self.structure, transposed
+            )
         sparsity = self.structure.sparsity
         if sparsity is not None:
             pattern = sparsity.transposed if transposed else sparsity
             last_resort = functools.partial(_sparse, pattern)
         factorised = isinstance(inverse, LUFactors | SparseLU)
         if inverse is not None and (factorised or theirs):
+            assert not isinstance(inverse, Krylov)
             size = inverse.product_size if factorised else None
             first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
         elif sparsity is not None and not self.structure.fixed_point:
             return last_resort(product, b)
         elif self.structure.positive_definite:
-            first = refine(lambda r: _conjugate(product, r, inverse), rate=0.5)
+            first = refine(lambda r: conjugate_gradients(product, r, inverse), rate=0.5)
         elif self.structure.fixed_point:
             first = refine(lambda r: r, rate=0.9, grace=10.0)
         else:
@@ -336,65 +342,20 @@ def _sparse(
     return _Answer(answer.solution, jnp.ones((), bool), trusted)
 
 
-def _krylov(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
-    """Restarted GMRES, for systems too large to form."""
-    tolerance = tree_math.coarsest_eps(b) ** 0.7
-    solver = lx.GMRES(rtol=tolerance, atol=0.0, restart=20, max_steps=1000)
-    b = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
-    answer = _refine(product, b, lambda r: _run(solver, product, r), rate=0.5)
-    return _Answer(answer.solution, jnp.ones((), bool), answer.trusted)
-
-
-def _conjugate(product: MatVec, b: Vector, inverse: Any) -> Vector:
-    """Conjugate gradients, preconditioned by an approximate inverse if there is one.
-
-    What the Gauss-Newton matrix of a fit knows of the Hessian is worth a factor of
-    three to four in iterations (16 for 60 on a network with 24 parameters).
-    """
-    tolerance = tree_math.coarsest_eps(b) ** 0.7
-    solver = lx.CG(rtol=tolerance, atol=0.0, max_steps=CG_STEPS)
-    options = {}
-    if inverse is not None:
-        options["preconditioner"] = lx.FunctionLinearOperator(
-            lambda r: inverse.solve(r, False), _structure(b), POSITIVE
-        )
-    return _run(solver, product, b, True, options)
-
-
-def _structure(x: Vector) -> PyTree:
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), x)
-
-
-def _run(
-    solver: Any,
+def _krylov(
+    method: Krylov,
+    structure: JacobianStructure,
+    transposed: bool,
     product: MatVec,
     b: Vector,
-    symmetric: bool = False,
-    options: dict[str, Any] | None = None,
-) -> Vector:
-    """The user's linear solver, for a right-hand side of size one: what others call
-    zero, or a breakdown, has no unit.
-
-    Of lineax, `init` and `compute`, not `lineax.linear_solve`: that one puts a host
-    callback into every gradient program, for errors that are data here.
-    """
-    size = tree_math.max_norm(b)
-    size = jnp.where((size > 0) & jnp.isfinite(size), size, 1)
-    b = tree_math.scaled(1 / size, b)
-    if not isinstance(solver, lx.AbstractLinearSolver):
-        flat, unravel = tree_math.ravel(b)
-        x = solver(lambda x: _flat(product(unravel(x))), flat)
-        x = unravel(jnp.reshape(x, flat.shape).astype(flat.dtype))
-        return _finite(tree_math.scaled(size, x))
-    tags = POSITIVE if symmetric or isinstance(solver, FOR_POSITIVE) else ()
-    operator = lx.FunctionLinearOperator(product, _structure(b), tags)
-    options = {} if options is None else options
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        state = solver.init(operator, options)
-        x = solver.compute(state, b, options)[0]
-    return _finite(tree_math.scaled(size, x))
-
-
-def _finite(correction: Vector) -> Vector:
-    """A correction that is not finite (of a rounding error, say) corrects nothing."""
-    return jax.tree.map(lambda x: jnp.where(jnp.isfinite(x), x, 0), correction)
+    one: Array | float = 1.0,
+    start: Vector | None = None,
+) -> _Answer:
+    """By iteration alone, for systems too large to form."""
+    system = method.prepare(product, b, structure, transposed)
+    tolerance = tree_math.coarsest_eps(b) ** 0.7
+    b = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
+    answer = _refine(
+        product, b, lambda r: system.solve(r, tolerance)[0], rate=0.5, start=start
+    )
+    return _Answer(answer.solution, jnp.ones((), bool), answer.trusted & system.there)

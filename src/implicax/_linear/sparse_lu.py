@@ -87,6 +87,7 @@ class _Host:
     axes."""
 
     sparsity: Sparsity
+    incomplete: bool = False
 
     def _factors(self, values: np.ndarray) -> _Factors:
         import scipy.sparse
@@ -105,8 +106,11 @@ class _Host:
                 "diag_pivot_thresh": PIVOT,
                 "options": {"SymmetricMode": True},
             }
+        factorise = scipy.sparse.linalg.splu
+        if self.incomplete:
+            factorise = scipy.sparse.linalg.spilu
         try:
-            return _Factors(scipy.sparse.linalg.splu(matrix, **options))
+            return _Factors(factorise(matrix, **options))
         except RuntimeError as error:
             if "singular" not in str(error):
                 raise
@@ -188,9 +192,11 @@ class SparseLU(eqx.Module):
     inverse_size: Float[Array, ""]
     """The largest entry of what the inverse of the scaled matrix makes of a vector of
     entries of about one."""
+    incomplete: bool = eqx.field(static=True, default=False)
+    """Whether small entries of the factors are left out."""
 
     @classmethod
-    def of(cls, matrix: SparseMatrix) -> "SparseLU":
+    def of(cls, matrix: SparseMatrix, incomplete: bool = False) -> "SparseLU":
         matrix = jax.lax.stop_gradient(matrix)
         rows, columns = matrix.scales()
         values = matrix.scaled(rows, columns)
@@ -199,13 +205,13 @@ class SparseLU(eqx.Module):
             jax.ShapeDtypeStruct((), values.dtype),
         )
         token, size = jax.pure_callback(
-            _Host(matrix.sparsity).factorise,
+            _Host(matrix.sparsity, incomplete).factorise,
             template,
             values,
             noise(rows.shape, values.dtype),
             vmap_method="expand_dims",
         )
-        return cls(matrix, rows, columns, token, size)
+        return cls(matrix, rows, columns, token, size, incomplete)
 
     @classmethod
     def none(cls, sparsity: Sparsity, dtype: Any) -> "SparseLU":
@@ -234,7 +240,7 @@ class SparseLU(eqx.Module):
         before, after = self.row_scale, self.column_scale
         if transposed:
             before, after = after, before
-        host = _Host(self.matrix.sparsity)
+        host = _Host(self.matrix.sparsity, self.incomplete)
         values = self.matrix.scaled(self.row_scale, self.column_scale)
         x = jax.pure_callback(
             host.backward if transposed else host.forward,

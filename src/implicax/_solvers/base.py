@@ -15,6 +15,7 @@ from implicax._core.keywords import check_solver_call
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._linear.approximate_inverse import ApproximateInverse
+from implicax._linear.krylov import Krylov
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.termination import Tolerance, relative
 
@@ -300,7 +301,7 @@ class AbstractSolver(eqx.Module):
         del system, state
         return outcome
 
-    def approximate_inverse(self, state: State) -> ApproximateInverse | None:
+    def approximate_inverse(self, state: State) -> ApproximateInverse | Krylov | None:
         """What the solver knows of `(dF/dy)^-1` near the iterate, for the derivative to
         reuse: a factorisation, a contraction, or `None`."""
         del state

@@ -12,6 +12,7 @@ from implicax._core.packed import Flag, Number, Packed
 from implicax._core.solution import Stats, Status
 from implicax._core.tree_math import Vector
 from implicax._linear.approximate_inverse import ApproximateInverse
+from implicax._linear.krylov import Krylov
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import AbstractSolver, State
 from implicax._solvers.progress import Listener, tell
@@ -31,7 +32,7 @@ class SolverResult(eqx.Module):
     y: Vector
     status: Status
     stats: Stats
-    approximate_inverse: ApproximateInverse | None
+    approximate_inverse: ApproximateInverse | Krylov | None
     """What the solver knows of `(dF/dy)^-1` near `y`, or `None`."""
     said: Array | None = None
     """What a solver of another library said of it: text as data, or `None`."""
@@ -105,7 +106,7 @@ def run_loop(
         inverse = solver.approximate_inverse(last)
     else:
         outcome, inverse = _two_attempts(loop, state, other)
-    if not isinstance(inverse, ApproximateInverse | None):
+    if not isinstance(inverse, ApproximateInverse | Krylov | None):
         raise TypeError(
             f"{type(solver).__name__}.approximate_inverse(state) must return None or "
             "an object with a method solve(b, transposed) (ix.ApproximateInverse), and "

@@ -11,16 +11,23 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import componentwise, tree_math
 from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
+from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import linear_solver
 from implicax._linear.lu import Elimination, LUFactors
-from implicax._linear.matrix import Matrix, magnitude, num_terms, row_norms
+from implicax._linear.matrix import magnitude, num_terms, row_norms
 from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
+from implicax._solvers.forcing import Forcing
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
-from implicax._solvers.newton_correction import Correction, at_start, correct
+from implicax._solvers.newton_correction import (
+    Correction,
+    at_start,
+    correct,
+    method_of,
+)
 from implicax._solvers.termination import (
     FLOOR,
     STRAIGHT,
@@ -61,6 +68,8 @@ class _Memory(eqx.Module):
     """Whether the linear system of the last step could not be solved."""
     damping: Damping | None
     """Of the second attempt."""
+    forcing: Forcing | None
+    """How well the next linear system is to be solved, where that is by iteration."""
 
 
 class Newton(AbstractSolver):
@@ -76,9 +85,9 @@ class Newton(AbstractSolver):
 
     - `linear_solver`: `"auto"` forms `J` and factorises it up to 4096 real unknowns, or
       as many as there are where the problem's `sparsity` is known, and uses matrix-free
-      GMRES else; or any `lineax.AbstractLinearSolver`, for example
-      `lx.GMRES(rtol=1e-6, atol=1e-6)`; or [`implicax.MinimumNorm`][], for singular
-      systems.
+      GMRES else; or [`implicax.Krylov`][], with a preconditioner; or any
+      `lineax.AbstractLinearSolver`, for example `lx.GMRES(rtol=1e-6, atol=1e-6)`; or
+      [`implicax.MinimumNorm`][], for singular systems.
     - `line_search`: halve `t` until the residual falls; where no length makes it fall
       (a local minimum of `|F|` that is no root), take the full step, up to ten times.
       `False` always takes `t = 1`.
@@ -130,12 +139,16 @@ class Newton(AbstractSolver):
         damping = None
         if self.retry and able and not system.differentiable:
             damping = Damping.none(state.iterate)
-        memory = _Memory(elimination, units, books, solved, damping)
+        forcing = None
+        if method_of(self.linear_solver, system, y) is not None:
+            forcing = Forcing.first(state.iterate.residual)
+        memory = _Memory(elimination, units, books, solved, damping, forcing)
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
         iterate, old = state.iterate, state.memory.books
-        found = correct(self.linear_solver, system, iterate)
+        forcing = state.memory.forcing
+        found = correct(self.linear_solver, system, iterate, state.reach, forcing)
         delta, y = jax.lax.stop_gradient((found.correction, iterate.y))
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         pairs = to_own(delta, y, state.reach), (delta, state.reach)
@@ -169,6 +182,8 @@ class Newton(AbstractSolver):
         units, damping = state.memory.units, state.memory.damping
         if found.rows is not None:
             units = tree_math.ravel(iterate.residual)[1](row_norms(found.rows))
+        elif found.made_of is not None:
+            units = found.made_of
         active, share = jnp.zeros((), bool), 1.0
         if damping is not None:
             active = damping.numbers.active
@@ -190,11 +205,16 @@ class Newton(AbstractSolver):
         stays = dataclasses.replace(trial, iterate=iterate, found=nothing)
         nowhere = rejected & self._too_far(state, trial.iterate)
         trial = tree_math.where(nowhere, stays, trial)
-        books = self._entry(old, trial, found.rows, active, steady)
+        books = self._entry(old, trial, found, active, steady)
         if damping is not None:
             damping = damping.after(trial.length, rejected)
         memory = _Memory(
-            found.elimination, state.memory.units, books, unsolved, damping
+            found.elimination,
+            state.memory.units,
+            books,
+            unsolved,
+            damping,
+            found.forcing,
         )
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
@@ -214,6 +234,8 @@ class Newton(AbstractSolver):
             return found.factor.solve(residual, transposed=False)
         before = old.left.correction
         rate = jnp.where(jnp.isfinite(before), now / before, 1)
+        if found.reached is not None:
+            rate = jnp.maximum(rate, found.reached)
         rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
         return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
 
@@ -266,12 +288,12 @@ class Newton(AbstractSolver):
         self,
         old: Books,
         trial: Trial,
-        matrix: Matrix | None,
+        found: Correction,
         damped: Bool[Array, ""],
         steady: Bool[Array, ""],
     ) -> Books:
-        """What a step has shown; `matrix` is the Jacobian where it began, and `steady`
-        whether it was the same a step ago."""
+        """What a step has shown, along the correction that was `found`; `steady` is
+        whether the Jacobian was the same a step ago."""
         new, left = jax.lax.stop_gradient(trial.iterate), trial.found
         eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
         # Rounding: of each equation; or the corrections have ceased to fall.
@@ -281,9 +303,14 @@ class Newton(AbstractSolver):
         still = steady & self._invisible(left, new.y)
         still = jnp.where(still, old.counts.still + 1, 0)
         floor = (idle >= IDLE) & ((measure <= eps**FLOOR) | (still >= IDLE))
-        if matrix is not None:
-            rows = magnitude(matrix, new.y)
-            floor = floor | rounded(new.residual, new.y, rows, num_terms(matrix))
+        if found.rows is not None:
+            rows = magnitude(found.rows, new.y)
+            floor = floor | rounded(new.residual, new.y, rows, num_terms(found.rows))
+        trusted = believable(left.correction, left.remainder, eps)
+        if found.made_of is not None:
+            # An iteration may have left some equations to themselves.
+            held = self.tolerance.units(new.residual, found.made_of, found.made_of) <= 1
+            trusted, floor = trusted & held, floor & held
         full = (trial.length == 1) & ~trial.rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
@@ -293,7 +320,7 @@ class Newton(AbstractSolver):
         leaps = jnp.where(damped & ~overruled, 0, old.counts.leaps)
         counts = Counts.of(
             measure.dtype,
-            trusted=believable(left.correction, left.remainder, eps),
+            trusted=trusted,
             rounded=floor,
             least=jnp.minimum(measure, old.counts.least),
             idle=idle,
@@ -346,7 +373,9 @@ class Newton(AbstractSolver):
             return jnp.zeros((), bool)
         return ~memory.elimination.factor.matrix.faithful
 
-    def approximate_inverse(self, state: State) -> LUFactors | SparseLU | None:
+    def approximate_inverse(self, state: State) -> LUFactors | SparseLU | Krylov | None:
+        if isinstance(self.linear_solver, Krylov):
+            return self.linear_solver
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor
 

@@ -4,9 +4,12 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
+from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import Auto, LinearSolve
 from implicax._linear.lu import (
     Elimination,
@@ -18,6 +21,7 @@ from implicax._linear.lu import (
 from implicax._linear.matrix import Matrix
 from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
+from implicax._solvers.forcing import MOST, Forcing
 
 
 class Correction(eqx.Module):
@@ -31,6 +35,19 @@ class Correction(eqx.Module):
     """... its factors, for other right-hand sides, and ..."""
     rows: Matrix | None = None
     """... itself, both without a derivative."""
+    forcing: Forcing | None = None
+    reached: Float[Array, ""] | None = None
+    """Of an iteration: what was asked of it, and what it got to; ..."""
+    made_of: Vector | None = None
+    """... and what each equation is made of."""
+
+
+def method_of(choice: Any, system: System, y: Vector) -> Krylov | None:
+    """The Krylov method that solves the linear systems, where it is one."""
+    if isinstance(choice, Krylov):
+        return choice
+    many = tree_math.num_unknowns(y) > DENSE_LIMIT and system.sparsity is None
+    return Krylov() if isinstance(choice, Auto) and many else None
 
 
 def at_start(
@@ -49,16 +66,21 @@ def at_start(
     return None, None
 
 
-def correct(choice: Any, system: System, iterate: Iterate) -> Correction:
-    """`J^-1 F` at an iterate, by the linear solver that was chosen."""
+def correct(
+    choice: Any,
+    system: System,
+    iterate: Iterate,
+    reach: Vector,
+    forcing: Forcing | None,
+) -> Correction:
+    """`J^-1 F` at an iterate, by the linear solver that was chosen.
+
+    `reach`: the largest that each unknown was on the way.
+    """
     flat, unravel = tree_math.ravel(iterate.residual)
     auto = isinstance(choice, Auto)
     if auto and system.sparsity is not None:
-        if system.differentiable:
-            raise TypeError(
-                "Derivatives do not flow through a sparse factorisation: take "
-                "ix.Implicit(), the default, or leave sparsity= out."
-            )
+        _refuse_derivatives(system, "a sparse factorisation", "leave sparsity= out")
         matrix = system.sparse_jacobian(iterate.y)
         elimination = SparseElimination.of(matrix, iterate.residual)
         known = elimination.factor, matrix
@@ -75,5 +97,35 @@ def correct(choice: Any, system: System, iterate: Iterate) -> Correction:
             "jax.custom_jvp."
         )
     _, product = jax.linearize(system.residual, iterate.y)
-    solve = LinearSolve(choice, None, system.structure)
-    return Correction(solve.approximately(product, iterate.residual, False))
+    method = method_of(choice, system, iterate.y)
+    if method is None or forcing is None:
+        solve = LinearSolve(choice, None, system.structure)
+        return Correction(solve.approximately(product, iterate.residual, False))
+    _refuse_derivatives(system, "a Krylov method", "have fewer unknowns")
+    forcing, b = forcing.next(iterate.residual), iterate.residual
+    size = jax.tree.map(_size, iterate.y, reach)
+    prepared = method.prepare(product, b, system.structure, False, size)
+    correction, reached = prepared.solve(b, forcing.rtol)
+    # A direction along which the residual does not fall is none.
+    correction = tree_math.where(reached <= MOST, correction, _nan_like(correction))
+    return Correction(
+        correction, forcing=forcing, reached=reached, made_of=prepared.rows
+    )
+
+
+def _size(y: Array, reach: Array) -> Array:
+    """Of an unknown: what it is, or was, or else one."""
+    reach = jnp.where(reach == 0, 1, reach)
+    return jnp.where(y == 0, reach, jnp.abs(y))
+
+
+def _refuse_derivatives(system: System, what: str, instead: str) -> None:
+    if system.differentiable:
+        raise TypeError(
+            f"Derivatives do not flow through {what}: take ix.Implicit(), the default, "
+            f"or {instead}."
+        )
+
+
+def _nan_like(v: Vector) -> Vector:
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), v)

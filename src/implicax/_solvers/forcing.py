@@ -1,0 +1,45 @@
+"""How well Newton's linear systems are solved, where that is by iteration.
+
+No better than the step is worth.
+"""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from implicax._core import tree_math
+from implicax._core.tree_math import Vector
+
+#: Eisenstat & Walker 1996, sec. 4: the first forcing term, the largest, the factor of
+#: their choice 2 (whose exponent is two), and from where on a term may not fall faster
+#: than its own square.
+FIRST, MOST, FACTOR, SAFEGUARD = 0.5, 0.9, 0.9, 0.1
+
+
+class Forcing(eqx.Module):
+    """`|F + J d| <= rtol |F|` is asked of a step `d`."""
+
+    rtol: Float[Array, ""]
+    norm: Float[Array, ""]
+    """`|F|` where the last step began, Euclidean."""
+
+    @classmethod
+    def first(cls, residual: Vector) -> "Forcing":
+        dtype: Any = tree_math.working_dtype(residual)
+        inf = jnp.full((), jnp.inf, dtype)
+        return cls(jnp.full((), FIRST, dtype), inf)
+
+    def next(self, residual: Vector) -> "Forcing":
+        """Of the step from here: as small as the last step made `|F|`, squared."""
+        norm = tree_math.two_norm(jax.lax.stop_gradient(residual))
+        fell = jnp.where(jnp.isfinite(self.norm), norm / self.norm, 1)
+        least = FACTOR * self.rtol**2
+        rtol = FACTOR * fell**2
+        rtol = jnp.where(least > SAFEGUARD, jnp.maximum(rtol, least), rtol)
+        rtol = jnp.where(jnp.isfinite(self.norm), rtol, self.rtol)
+        rtol = jnp.where(jnp.isfinite(rtol), rtol, MOST)
+        finest = tree_math.coarsest_eps(residual) ** 0.7
+        return Forcing(jnp.clip(rtol, finest, MOST), norm)
