@@ -53,6 +53,8 @@ QUICK = {
     "--xla_llvm_disable_expensive_passes=true"
 }
 PROGRESS = pathlib.Path(".cache/cutest.jsonl")
+#: Sums of squares whose least value sif2jax 0.0.8 takes to be zero, and is not.
+NOT_ZERO = ("LUKSAN16LS",)
 OUTCOMES = ("right", "right, not said", "refused", "wrong", "failed")
 
 
@@ -98,7 +100,8 @@ class Problem:
         else:
             self.kind = "minimum"
             self.fn = lambda y, args=None: theirs.objective(back(y), theirs.args)
-            self.known = theirs.expected_objective_value
+            if self.name not in NOT_ZERO:
+                self.known = theirs.expected_objective_value
 
 
 def ours(problem):

@@ -239,7 +239,7 @@ def test_forcing_terms_are_those_of_the_paper():
     residuals = [1.0, 0.5, 0.45, 1e-3, 1e-9]
     forcing, before, rtol = Forcing.first(jnp.ones(1)), None, FIRST
     for norm in residuals:
-        forcing = forcing.next(jnp.full(1, norm))
+        forcing = forcing.next(jnp.full(1, norm), jnp.asarray(1.0))
         if before is not None:
             safeguard = FACTOR * rtol**2
             rtol = FACTOR * (norm / before) ** 2
@@ -247,6 +247,8 @@ def test_forcing_terms_are_those_of_the_paper():
             rtol = max(rtol, np.finfo(float).eps ** 0.7)
         assert float(forcing.rtol) == pytest.approx(rtol, rel=1e-12)
         before = norm
+    near = forcing.next(jnp.full(1, norm), jnp.asarray(1e-6))
+    assert float(near.rtol) <= np.finfo(float).eps ** 0.5
 
 
 @pytest.mark.parametrize(

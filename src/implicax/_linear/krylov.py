@@ -1,6 +1,7 @@
 """Systems too large to form: Krylov methods, preconditioned."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import equinox as eqx
@@ -32,6 +33,8 @@ class Krylov(eqx.Module):
     that what is tested is the residual itself (Saad, *Iterative Methods for Sparse
     Linear Systems*, sec. 9.3). Where the Jacobian is positive definite (the derivative
     of a minimum), and the preconditioner symmetric for sure, by conjugate gradients.
+    No iteration tells that a Jacobian is singular, unless the right-hand side is out of
+    its reach: then the derivative is NaN.
 
     **Arguments:**
 
@@ -84,11 +87,13 @@ class Krylov(eqx.Module):
         structure: JacobianStructure,
         transposed: bool,
         size: Vector | None = None,
+        reach: Vector | None = None,
     ) -> "PreconditionedSystem":
         """The system with its preconditioner: made once, for right-hand sides like `b`.
 
         `product` multiplies by `J`, or by `J^T` where it is `transposed`; `size` is
-        that of the unknowns (one by default), by which equations are weighed.
+        that of the unknowns, by which equations are weighed, and `reach` their unit
+        (both one by default).
         """
         inverse, there = inverse_of(
             self.preconditioner, product, b, structure, transposed
@@ -96,6 +101,10 @@ class Krylov(eqx.Module):
         symmetric = self.preconditioner is None or self.preconditioner == "jacobi"
         conjugate = structure.positive_definite and symmetric
         rows = _row_sizes(product, b, size)
+        if inverse is None and reach is not None:
+            # Without a preconditioner units matter: these are out of it.
+            units = jax.tree.map(jnp.divide, reach, _row_sizes(product, b, reach))
+            inverse = functools.partial(jax.tree.map, jnp.multiply, units)
         return PreconditionedSystem(self, product, inverse, there, rows, conjugate)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
@@ -17,6 +17,10 @@ from implicax._core.tree_math import Vector
 #: their choice 2 (whose exponent is two), and from where on a term may not fall faster
 #: than its own square.
 FIRST, MOST, FACTOR, SAFEGUARD = 0.5, 0.9, 0.9, 0.1
+#: A residual tells less of a correction than the condition number lets it: the one that
+#: the verdict is about is solved to `eps` to this power. It is asked for where the last
+#: correction was as small as `eps` to the power `NEAR`.
+VERDICT, NEAR = 0.5, 0.25
 
 
 class Forcing(eqx.Module):
@@ -32,8 +36,9 @@ class Forcing(eqx.Module):
         inf = jnp.full((), jnp.inf, dtype)
         return cls(jnp.full((), FIRST, dtype), inf)
 
-    def next(self, residual: Vector) -> "Forcing":
-        """Of the step from here: as small as the last step made `|F|`, squared."""
+    def next(self, residual: Vector, moved: Array) -> "Forcing":
+        """Of the step from here: as small as the last step, which moved the unknowns by
+        that part of themselves, made `|F|`, squared."""
         norm = tree_math.two_norm(jax.lax.stop_gradient(residual))
         fell = jnp.where(jnp.isfinite(self.norm), norm / self.norm, 1)
         least = FACTOR * self.rtol**2
@@ -41,5 +46,10 @@ class Forcing(eqx.Module):
         rtol = jnp.where(least > SAFEGUARD, jnp.maximum(rtol, least), rtol)
         rtol = jnp.where(jnp.isfinite(self.norm), rtol, self.rtol)
         rtol = jnp.where(jnp.isfinite(rtol), rtol, MOST)
-        finest = tree_math.coarsest_eps(residual) ** 0.7
-        return Forcing(jnp.clip(rtol, finest, MOST), norm)
+        eps = tree_math.coarsest_eps(residual)
+        rtol = jnp.where(moved <= eps**NEAR, jnp.minimum(rtol, eps**VERDICT), rtol)
+        return Forcing(jnp.clip(rtol, eps**0.7, MOST), norm)
+
+    def met(self, reached: Array) -> Bool[Array, ""]:
+        """Whether a verdict may rest on the step."""
+        return reached <= jnp.finfo(reached.dtype).eps ** VERDICT

@@ -53,6 +53,8 @@ ESCAPE = 0.05
 #: Steps in a row in which the corrections did not fall by a tenth: at the rounding of
 #: `fn` itself.
 IDLE = 3
+#: Terms of an equation, at least, whose sizes are not known one by one.
+FEW = 4
 #: There the Jacobian falls with the corrections, so that each is at least twice as long
 #: as the last Jacobian had it. (With a derivative that is wrong, it does not.)
 LONGER = 1.5
@@ -147,8 +149,8 @@ class Newton(AbstractSolver):
 
     def step(self, system: System, state: State) -> State:
         iterate, old = state.iterate, state.memory.books
-        forcing = state.memory.forcing
-        found = correct(self.linear_solver, system, iterate, state.reach, forcing)
+        context = state.reach, state.memory.forcing, old.left.correction
+        found = correct(self.linear_solver, system, iterate, *context)
         delta, y = jax.lax.stop_gradient((found.correction, iterate.y))
         unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
         pairs = to_own(delta, y, state.reach), (delta, state.reach)
@@ -212,14 +214,15 @@ class Newton(AbstractSolver):
             found.elimination,
             state.memory.units,
             books,
-            unsolved,
+            unsolved | found.missed,
             damping,
             found.forcing,
         )
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
             hopeless = hopeless | unsolved
-        halted = (rejected & hopeless) | books.degenerate | self._wrong(memory)
+        halted = (rejected & hopeless) | books.degenerate | books.stuck
+        halted = halted | self._wrong(memory)
         if not self.line_search:
             halted = halted | unsolved
         return state.moved(trial.iterate, memory, trial.evaluations, halted)
@@ -232,10 +235,9 @@ class Newton(AbstractSolver):
         if found.factor is not None:
             residual = jax.lax.stop_gradient(new.residual)
             return found.factor.solve(residual, transposed=False)
-        before = old.left.correction
-        rate = jnp.where(jnp.isfinite(before), now / before, 1)
-        if found.reached is not None:
-            rate = jnp.maximum(rate, found.reached)
+        before, rate = old.left.correction, found.rate(new.residual)
+        if rate is None:
+            rate = jnp.where(jnp.isfinite(before), now / before, 1)
         rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
         return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
 
@@ -306,11 +308,9 @@ class Newton(AbstractSolver):
         if found.rows is not None:
             rows = magnitude(found.rows, new.y)
             floor = floor | rounded(new.residual, new.y, rows, num_terms(found.rows))
-        trusted = believable(left.correction, left.remainder, eps)
         if found.made_of is not None:
-            # An iteration may have left some equations to themselves.
-            held = self.tolerance.units(new.residual, found.made_of, found.made_of) <= 1
-            trusted, floor = trusted & held, floor & held
+            rows = tree_math.ravel(found.made_of)[0]
+            floor = floor | rounded(new.residual, new.y, rows, FEW)
         full = (trial.length == 1) & ~trial.rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
@@ -320,8 +320,9 @@ class Newton(AbstractSolver):
         leaps = jnp.where(damped & ~overruled, 0, old.counts.leaps)
         counts = Counts.of(
             measure.dtype,
-            trusted=trusted,
+            trusted=believable(left.correction, left.remainder, eps),
             rounded=floor,
+            held=found.held(new.residual, self.tolerance),
             least=jnp.minimum(measure, old.counts.least),
             idle=idle,
             still=still,

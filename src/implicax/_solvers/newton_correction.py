@@ -5,7 +5,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
@@ -22,6 +22,7 @@ from implicax._linear.matrix import Matrix
 from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.forcing import MOST, Forcing
+from implicax._solvers.termination import SETTLED, Tolerance
 
 
 class Correction(eqx.Module):
@@ -39,7 +40,33 @@ class Correction(eqx.Module):
     reached: Float[Array, ""] | None = None
     """Of an iteration: what was asked of it, and what it got to; ..."""
     made_of: Vector | None = None
-    """... and what each equation is made of."""
+    """... what each equation is made of, ..."""
+    norm: Float[Array, ""] | None = None
+    """... and the Euclidean norm of the residual, relative to that."""
+
+    def rate(self, residual: Vector) -> Float[Array, ""] | None:
+        """What is left of the correction at the point that it led to, as far as an
+        iteration tells: by how much the residual fell, and how well it was solved."""
+        if self.made_of is None or self.norm is None or self.reached is None:
+            return None
+        norm = _relative_norm(jax.lax.stop_gradient(residual), self.made_of)
+        fell = norm / jnp.where(self.norm > 0, self.norm, 1)
+        return jnp.maximum(jnp.where(jnp.isfinite(fell), fell, 1), self.reached)
+
+    @property
+    def missed(self) -> Bool[Array, ""]:
+        """Whether an iteration got to less than was asked of it."""
+        if self.forcing is None or self.reached is None:
+            return jnp.zeros((), bool)
+        return ~(self.reached <= 10 * self.forcing.rtol)
+
+    def held(self, residual: Vector, tolerance: Tolerance) -> Bool[Array, ""]:
+        """Whether the correction may be believed at the point that it led to: an
+        iteration may have left some equations to themselves."""
+        if self.forcing is None or self.reached is None or self.made_of is None:
+            return jnp.ones((), bool)
+        units = tolerance.units(residual, self.made_of, self.made_of)
+        return (units <= 1) & self.forcing.met(self.reached)
 
 
 def method_of(choice: Any, system: System, y: Vector) -> Krylov | None:
@@ -72,10 +99,12 @@ def correct(
     iterate: Iterate,
     reach: Vector,
     forcing: Forcing | None,
+    moved: Array,
 ) -> Correction:
     """`J^-1 F` at an iterate, by the linear solver that was chosen.
 
-    `reach`: the largest that each unknown was on the way.
+    `reach`: the largest that each unknown was on the way; `moved`: by what part of
+    themselves the last correction moved them.
     """
     flat, unravel = tree_math.ravel(iterate.residual)
     auto = isinstance(choice, Auto)
@@ -102,21 +131,30 @@ def correct(
         solve = LinearSolve(choice, None, system.structure)
         return Correction(solve.approximately(product, iterate.residual, False))
     _refuse_derivatives(system, "a Krylov method", "have fewer unknowns")
-    forcing, b = forcing.next(iterate.residual), iterate.residual
-    size = jax.tree.map(_size, iterate.y, reach)
-    prepared = method.prepare(product, b, system.structure, False, size)
+    forcing, b = forcing.next(iterate.residual, moved), iterate.residual
+    unit = jax.tree.map(lambda x: jnp.where(x == 0, 1, x), reach)
+    size = jax.tree.map(_size, iterate.y, unit)
+    prepared = method.prepare(product, b, system.structure, False, size, unit)
     correction, reached = prepared.solve(b, forcing.rtol)
     # A direction along which the residual does not fall is none.
     correction = tree_math.where(reached <= MOST, correction, _nan_like(correction))
     return Correction(
-        correction, forcing=forcing, reached=reached, made_of=prepared.rows
+        correction,
+        forcing=forcing,
+        reached=reached,
+        made_of=prepared.rows,
+        norm=_relative_norm(b, prepared.rows),
     )
 
 
-def _size(y: Array, reach: Array) -> Array:
-    """Of an unknown: what it is, or was, or else one."""
-    reach = jnp.where(reach == 0, 1, reach)
-    return jnp.where(y == 0, reach, jnp.abs(y))
+def _size(y: Array, unit: Array) -> Array:
+    """Of an unknown: one that has fallen to that is zero."""
+    settled = jnp.finfo(y.dtype).eps ** SETTLED * unit
+    return jnp.where(y == 0, unit, jnp.maximum(jnp.abs(y), settled))
+
+
+def _relative_norm(residual: Vector, made_of: Vector) -> Float[Array, ""]:
+    return tree_math.two_norm(jax.tree.map(jnp.divide, residual, made_of))
 
 
 def _refuse_derivatives(system: System, what: str, instead: str) -> None:
