@@ -101,6 +101,10 @@ def arguments(shape):
 
 def compare(value, shape, mesh, specs):
     """Value and gradient on the mesh against the same on one device."""
+    return compare_arguments(value, arguments(shape), mesh, specs)
+
+
+def compare_arguments(value, a, mesh, specs):
 
     def loss(a):
         y = value(a)
@@ -110,7 +114,6 @@ def compare(value, shape, mesh, specs):
         (_, y), gradient = jax.value_and_grad(loss, has_aux=True)(a)
         return {"value": y, "gradient": gradient}
 
-    a = arguments(shape)
     sharded = {
         key: jax.device_put(a[key], NamedSharding(mesh, specs[key])) for key in a
     }
@@ -122,7 +125,7 @@ def compare(value, shape, mesh, specs):
         for x, y in leaves
     ]
     kept = came["value"].sharding.is_equivalent_to(
-        NamedSharding(mesh, specs["x"]), len(shape)
+        NamedSharding(mesh, specs["x"]), a["x"].ndim
     )
     return {
         "error": float(max(errors)),
@@ -144,6 +147,29 @@ def explicit(value, a):
     """On a mesh that wants to be told of every move, without `jax.set_mesh`."""
     by_batch = mesh((8,), ("batch",), AxisType.Explicit)
     return value(jax.device_put(a, NamedSharding(by_batch, P("batch"))))
+
+
+FIELD = (64, 72)
+
+
+def diffusion(u, a):
+    """Each point of a field by its neighbours."""
+    padded = jnp.pad(u, 1)
+    up, down = padded[:-2, 1:-1], padded[2:, 1:-1]
+    left, right = padded[1:-1, :-2], padded[1:-1, 2:]
+    return 5 * u - up - down - left - right - a * jnp.exp(u) / 10
+
+
+def field(by_batch):
+    """Newton and Krylov on a field whose rows are spread out."""
+    solver = ix.Newton(ix.Krylov(restart=40))
+
+    def value(a):
+        return ix.root(diffusion, jnp.zeros(FIELD), a["x"], solver=solver).value
+
+    spread = {"W": P(), "x": P("batch", None)}
+    a = {"W": jnp.zeros(()), "x": 1 + jnp.linspace(0.0, 1.0, 64 * 72).reshape(FIELD)}
+    return compare_arguments(value, a, by_batch, spread)
 
 
 #: What is solved on those: starts that vary and starts that do not.
@@ -200,6 +226,7 @@ def main():
             "batch-and-model": lambda f: compare(f, (BATCH, 20), grid, both),
             "model": lambda f: compare(f, (512,), by_feature, features),
         }[where](value)
+    found["field"] = field(by_batch)
     found["typed"] = {
         f"{name} {place}": typed(name, place) for name in TYPED for place in PLACES
     }

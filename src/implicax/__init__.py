@@ -44,6 +44,7 @@ from implicax._problems.base import AbstractProblem as AbstractProblem
 from implicax._problems.detect_sparsity import detect_sparsity as detect_sparsity
 from implicax._problems.equations import Iterate as Iterate
 from implicax._problems.equations import System as System
+from implicax._problems.factorise import factorise as factorise
 from implicax._problems.fixed_point import FixedPoint as FixedPoint
 from implicax._problems.least_squares import LeastSquares as LeastSquares
 from implicax._problems.losses import AbstractLoss as AbstractLoss

@@ -10,6 +10,7 @@ import scipy.sparse
 import scipy.sparse.linalg
 
 import implicax as ix
+from implicax._linear import sparse_lu
 from implicax._linear.krylov import Krylov
 from implicax._solvers.forcing import FACTOR, FIRST, MOST, Forcing
 
@@ -232,6 +233,79 @@ def test_minima_take_conjugate_gradients():
     exact = jax.grad(loss)(load, "auto")
     for method in (ix.Krylov("jacobi"), ix.Krylov("ilu")):
         np.testing.assert_allclose(jax.grad(loss)(load, method), exact, rtol=1e-9)
+
+
+def test_certificates_are_those_of_the_factorisation():
+    problem = ix.Root(convection, sparsity="auto")
+    rough = solve(RATE).value * (1 + 1e-4 * jnp.sin(jnp.arange(M * M, dtype=float)))
+
+    def certificate(linear_solver):
+        loss = lambda u, rate: jnp.sum(u**2)
+        return ix.certify(loss, problem, rough, RATE, linear_solver=linear_solver)
+
+    ours, exact = certificate(ix.Krylov("ilu")), certificate("auto")
+    assert ours.ok
+    for name in ("gradient_error", "condition_number", "relative_gradient_error"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(exact, name), rtol=1e-6)
+
+
+def test_no_certificate_of_a_singular_system():
+    """Which the steps do not notice."""
+
+    def ring(y, a):
+        padded = jnp.concatenate([y[-1:], y, y[:1]])
+        return 2 * y - padded[2:] - padded[:-2] - (a - jnp.mean(a))
+
+    a = jnp.cos(jnp.arange(40.0))
+    solver = ix.Newton(ix.Krylov("ilu"))
+    problem = ix.Root(ring, sparsity="auto")
+    found = ix.solve(problem, jnp.ones(40), a, solver=solver, on_failure="ignore")
+    certificate = ix.certify(
+        lambda y, a: y[0], problem, found.value, a, linear_solver=ix.Krylov("ilu")
+    )
+    assert not certificate.ok
+    derivative = jax.jit(
+        jax.grad(lambda a: ix.solve(problem, jnp.ones(40), a, solver=solver).value[0])
+    )
+    assert np.isnan(derivative(a)).all()
+
+
+@pytest.mark.parametrize("sparsity", ["auto", None])
+def test_one_factorisation_serves_steps_in_time(sparsity, monkeypatch):
+    """Forward and backward, through the scan."""
+
+    def euler(u, both):
+        return u - both[0] + 0.1 * convection(u, both[1])
+
+    def end(rate, solver):
+        def body(u, _):
+            return ix.root(euler, u, (u, rate), solver=solver, sparsity="auto").value, u
+
+        return jnp.sum(jax.lax.scan(body, jnp.zeros(M * M), None, length=8)[0] ** 2)
+
+    exact = jax.jit(jax.value_and_grad(end))(RATE, ix.Newton())
+    problem, zeros = ix.Root(euler, sparsity=sparsity), jnp.zeros(M * M)
+    factors = ix.factorise(problem, zeros, (zeros, RATE))
+
+    def none(*_):
+        raise AssertionError("factorised once more")
+
+    monkeypatch.setattr(sparse_lu._Host, "_factorise", none)
+    found = jax.jit(jax.value_and_grad(end))(RATE, ix.Newton(ix.Krylov(factors)))
+    for ours, wanted in zip(found, exact, strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-8, atol=1e-12)
+
+
+def test_what_cannot_be_factorised():
+    problem = ix.Root(lambda y, a: y - a)
+    with pytest.raises(ValueError, match="sparsity='auto'"):
+        ix.factorise(problem, jnp.zeros(5000), jnp.zeros(5000))
+    square = ix.Root(lambda y, a: y**2 - a)
+    with pytest.raises(ValueError, match="singular at y"):
+        ix.factorise(square, jnp.zeros(3), jnp.ones(3))
+    inverse = ix.factorise(problem, jnp.zeros(3), jnp.zeros(3))
+    with pytest.raises(ValueError, match="3 x 3, and there are 144"):
+        solve(RATE, ix.Krylov(inverse))
 
 
 def test_forcing_terms_are_those_of_the_paper():

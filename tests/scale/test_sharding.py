@@ -11,9 +11,10 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from ..sharding_worker import BATCH, CASES, COLLECTIVE, PLACES, TYPED
+from ..sharding_worker import BATCH, CASES, COLLECTIVE, FIELD, PLACES, TYPED
 
 ROOT = pathlib.Path(__file__).parents[2]
 ENVIRONMENT = {
@@ -72,6 +73,19 @@ def test_spread_out_weights_stay_where_they_are(found, case):
     collectives = found[case]["collectives"]
     assert ["all-gather", [512]] in collectives
     assert all(len(shape) <= 1 for _, shape in collectives if 512 in shape)
+
+
+def test_a_field_exchanges_its_edges(found):
+    """By Newton and Krylov, value and gradient: sums, and rows at the edges."""
+    assert found["field"]["error"] <= 1e-11
+    assert found["field"]["kept"]
+    collectives = found["field"]["collectives"]
+    operations = {operation for operation, _ in collectives}
+    assert operations == {"all-reduce", "collective-permute"}
+    largest = FIELD[0] // 8 * (FIELD[1] + 2)
+    for operation, shape in collectives:
+        if operation == "collective-permute":
+            assert np.prod([n for n in shape if n != 3]) <= largest
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -43,6 +43,7 @@ from implicax._core.keywords import explained
 from implicax._core.solution import Solution
 from implicax._core.tree_math import Vector
 from implicax._derivatives.implicit import Hessian, check_hessian, linearization
+from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import Auto
 from implicax._linear.linear_solve import linear_solver as check_linear_solver
 from implicax._linear.minimum_norm import MinimumNorm
@@ -71,8 +72,9 @@ def certify(
     - `args`: the pytree that `problem` and `loss` take; the gradient is in its floating
       arrays.
     - `linear_solver`: `"auto"`, or [`implicax.MinimumNorm`][] where `dF/dy` is singular
-      and the loss depends on nothing that it leaves free; the condition number is then
-      that of the determined part.
+      and the loss depends on nothing that it leaves free (the condition number is then
+      that of the determined part), or [`implicax.Krylov`][] where it is too large to be
+      factorised.
     - `hessian`: `"gauss_newton"` certifies the gradient that
       `ix.Implicit(hessian="gauss_newton")` gives: its error bar then holds the bias of
       that approximation.
@@ -100,10 +102,10 @@ def certify(
     ```
     """
     choice = check_linear_solver(linear_solver)
-    if not isinstance(choice, Auto | MinimumNorm):
+    if not isinstance(choice, Auto | Krylov | MinimumNorm):
         raise ValueError(
-            "linear_solver must be 'auto' or ix.MinimumNorm() here: the evidence "
-            "should not depend on the solver that it is about. It is "
+            "linear_solver must be 'auto', ix.Krylov() or ix.MinimumNorm() here: the "
+            "evidence should not depend on the solver that it is about. It is "
             f"{linear_solver!r}."
         )
     value = value.value if isinstance(value, Solution) else value

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.jacobian_structure import JacobianStructure
+from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import SMALL, Auto, LinearSolve
 from implicax._linear.lu import LUFactors, MatVec, factorise, materialize
 from implicax._linear.minimum_norm import MinimumNorm
@@ -55,7 +56,7 @@ class Linearised(eqx.Module):
         product: MatVec,
         transposed: MatVec,
         v: Vector,
-        choice: Auto | MinimumNorm,
+        choice: Auto | Krylov | MinimumNorm,
         structure: JacobianStructure,
     ) -> "Linearised":
         matrix = factor = None

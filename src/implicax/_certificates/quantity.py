@@ -13,6 +13,7 @@ from implicax._core.traced_function import TracedFunction, trace
 from implicax._core.tree_math import Vector, dot
 from implicax._core.user_function import call_function
 from implicax._derivatives.implicit import Hessian
+from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import Auto
 from implicax._linear.minimum_norm import MinimumNorm
 from implicax._problems.base import AbstractProblem
@@ -30,7 +31,7 @@ class Quantity(eqx.Module):
     """The arrays of `args` that are not floating."""
     data: PyTree[Array]
     """What else the conditions take (`CanonicalProblem.inputs`)."""
-    choice: Auto | MinimumNorm = eqx.field(default_factory=Auto)
+    choice: Auto | Krylov | MinimumNorm = eqx.field(default_factory=Auto)
     hessian: Hessian = eqx.field(static=True, default="exact")
 
     def loss(self, v: Vector, args: PyTree[Array]) -> Float[Array, ""]:

@@ -17,7 +17,7 @@ from implicax._core import tree_math
 from implicax._core.tree_math import Vector
 from implicax._linear.approximate_inverse import ApproximateInverse
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.lu import MatVec
+from implicax._linear.lu import LUFactors, MatVec
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
 from implicax._linear.sparsity import Sparsity
@@ -156,6 +156,8 @@ def _check_size(preconditioner: Any, b: Vector) -> None:
     n, size = tree_math.num_unknowns(b), None
     if isinstance(preconditioner, SparseLU):
         size = preconditioner.matrix.sparsity.n
+    elif isinstance(preconditioner, LUFactors):
+        size = preconditioner.scale.size
     elif isinstance(preconditioner, _OnHost):
         size = preconditioner.operator.shape[0]
     if size is not None and size != n:
