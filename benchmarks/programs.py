@@ -125,10 +125,12 @@ def main():
     parser = _report.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 20, 3])
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--functions", nargs="+", default=list(FUNCTIONS))
     parser.add_argument("--only", nargs="+", default=(), help="these programs alone")
     options = parser.parse_args()
     results = {}
-    for label, fn in FUNCTIONS.items():
+    for label in options.functions:
+        fn = FUNCTIONS[label]
         for n in options.sizes:
             rows = results[f"{label}, n = {n}"] = {}
             for name, solve in programs(fn).items():

@@ -35,8 +35,6 @@ ELSEWHERE = {ROOT / "docs" / "many-devices.md"}
 EXAMPLES = sorted(
     {*ROOT.glob("examples/[!_]*.py")} - {ROOT / "examples" / "two_processes.py"}
 )
-#: What is compared with another package, where that is: `test_migration.py`.
-PAIRED = re.compile("^here = ", re.MULTILINE)
 SOURCES = sorted(ROOT.glob("src/**/*.py"))
 
 
@@ -71,7 +69,7 @@ def check_page(text, name):
     pairs = [*blocks(text), ("", "")]
     for (language, code), (after, expected) in itertools.pairwise(pairs):
         output = None
-        if language == "python" and not PAIRED.search(code):
+        if language == "python":
             output = run(code, namespace, name)
         elif language == "sh" and code.startswith("python examples/"):
             output = run_example(ROOT / shlex.split(code)[1])

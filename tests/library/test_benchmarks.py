@@ -18,7 +18,7 @@ BENCHMARKS = {
     "gradient": ["--sizes", "3", "--seconds", "0.05", "--compile-repeats", "1"],
     "decorated": ["--sizes", "3", "--seconds", "0.05"],
     "sparse": ["--sizes", "6", "8", "--repeats", "1"],
-    "programs": ["--sizes", "20", "--repeats", "1", "--only"],
+    "programs": ["--sizes", "20", "--functions", "network", "--repeats", "1", "--only"],
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],

@@ -29,12 +29,14 @@ class Forcing(eqx.Module):
     rtol: Float[Array, ""]
     norm: Float[Array, ""]
     """`|F|` where the last step began, Euclidean."""
+    held: Bool[Array, ""]
+    """Whether a verdict may rest on that step."""
 
     @classmethod
     def first(cls, residual: Vector) -> "Forcing":
         dtype: Any = tree_math.working_dtype(residual)
         inf = jnp.full((), jnp.inf, dtype)
-        return cls(jnp.full((), FIRST, dtype), inf)
+        return cls(jnp.full((), FIRST, dtype), inf, jnp.zeros((), bool))
 
     def next(self, residual: Vector, moved: Array) -> "Forcing":
         """Of the step from here: as small as the last step, which moved the unknowns by
@@ -48,7 +50,7 @@ class Forcing(eqx.Module):
         rtol = jnp.where(jnp.isfinite(rtol), rtol, MOST)
         eps = tree_math.coarsest_eps(residual)
         rtol = jnp.where(moved <= eps**NEAR, jnp.minimum(rtol, eps**VERDICT), rtol)
-        return Forcing(jnp.clip(rtol, eps**0.7, MOST), norm)
+        return Forcing(jnp.clip(rtol, eps**0.7, MOST), norm, self.held)
 
     def met(self, reached: Array) -> Bool[Array, ""]:
         """Whether a verdict may rest on the step."""

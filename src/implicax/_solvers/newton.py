@@ -19,6 +19,7 @@ from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
+from implicax._solvers.escape import displaced
 from implicax._solvers.forcing import Forcing
 from implicax._solvers.line_search import Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
@@ -48,8 +49,6 @@ LONGEST_LEAP = 1e8
 CREEPING = 64
 #: Up to so many real unknowns there are damped steps.
 DAMPED = 512
-#: From a point with a singular Jacobian, a move of each unknown by up to this fraction.
-ESCAPE = 0.05
 #: Steps in a row in which the corrections did not fall by a tenth: at the rounding of
 #: `fn` itself.
 IDLE = 3
@@ -71,7 +70,12 @@ class _Memory(eqx.Module):
     damping: Damping | None
     """Of the second attempt."""
     forcing: Forcing | None
-    """How well the next linear system is to be solved, where that is by iteration."""
+    """How well linear systems are solved, where that is by iteration."""
+
+    @property
+    def held(self) -> Bool[Array, ""]:
+        """Whether the last one was solved well enough for a verdict."""
+        return jnp.ones((), bool) if self.forcing is None else self.forcing.held
 
 
 class Newton(AbstractSolver):
@@ -216,13 +220,14 @@ class Newton(AbstractSolver):
             books,
             unsolved | found.missed,
             damping,
-            found.forcing,
+            found.judged(trial.iterate.residual, self.tolerance),
         )
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
             hopeless = hopeless | unsolved
-        halted = (rejected & hopeless) | books.degenerate | books.stuck
-        halted = halted | self._wrong(memory)
+        halted = (rejected & hopeless) | books.degenerate | self._wrong(memory)
+        # Only rounding is left, and the linear solver cannot confirm it.
+        halted = halted | (books.counts.rounded & ~memory.held)
         if not self.line_search:
             halted = halted | unsolved
         return state.moved(trial.iterate, memory, trial.evaluations, halted)
@@ -252,7 +257,7 @@ class Newton(AbstractSolver):
         little = singular | (jnp.mod(count, 2) == 1)
         delta = jax.lax.stop_gradient(found.correction)
         full = tree_math.subtract(y, delta)
-        return tree_math.where(little, _displaced(y, count), full)
+        return tree_math.where(little, displaced(y, count), full)
 
     def _damped(
         self,
@@ -322,7 +327,6 @@ class Newton(AbstractSolver):
             measure.dtype,
             trusted=believable(left.correction, left.remainder, eps),
             rounded=floor,
-            held=found.held(new.residual, self.tolerance),
             least=jnp.minimum(measure, old.counts.least),
             idle=idle,
             still=still,
@@ -343,11 +347,13 @@ class Newton(AbstractSolver):
     def converged(self, state: State) -> Bool[Array, ""]:
         iterate, books = state.iterate, state.memory.books
         there = books.there & ~books.degenerate & jnp.isfinite(iterate.norm)
+        there = there & state.memory.held
         return there | (iterate.norm == 0) | self.absolute(iterate)
 
     def error(self, state: State) -> Float[Array, ""]:
         books, exact = state.memory.books, state.iterate.norm == 0
-        error = jnp.where(books.counts.trusted, books.left.error, jnp.inf)
+        trusted = books.counts.trusted & state.memory.held
+        error = jnp.where(trusted, books.left.error, jnp.inf)
         error = jnp.where(books.counts.still >= IDLE, books.left.seen, error)
         return jnp.where(exact, 0, error)
 
@@ -379,16 +385,3 @@ class Newton(AbstractSolver):
             return self.linear_solver
         elimination = state.memory.elimination
         return None if elimination is None else elimination.factor
-
-
-def _displaced(y: Vector, count: Array) -> Vector:
-    """A point near `y`, each unknown moved differently, and each time."""
-
-    def displace(leaf: Array) -> Array:
-        index = jnp.arange(1, leaf.size + 1, dtype=leaf.dtype).reshape(leaf.shape)
-        # The golden ratio's multiples spread evenly (Knuth, TAOCP 3, sec. 6.4).
-        place = jnp.mod((index + count.astype(leaf.dtype)) * 0.6180339887, 1.0)
-        size = jnp.where(leaf == 0, 1, jnp.abs(leaf))
-        return leaf + ESCAPE * size * (2 * place - 1)
-
-    return jax.tree.map(displace, y)

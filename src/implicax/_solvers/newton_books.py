@@ -56,8 +56,6 @@ class Counts(Packed):
     """Whether what is left is the error, ..."""
     rounded = Flag()
     """... or only rounding errors are left."""
-    held = Flag()
-    """Whether the linear system was solved well enough for a verdict."""
     least = Number()
     """The smallest correction, ..."""
     idle = Number()
@@ -83,7 +81,6 @@ class Books(eqx.Module):
             dtype,
             trusted=0,
             rounded=0,
-            held=0,
             least=inf,
             idle=0,
             still=0,
@@ -96,14 +93,7 @@ class Books(eqx.Module):
     @property
     def there(self) -> Bool[Array, ""]:
         """Whether the estimated error is small, or only rounding is left, ..."""
-        counts = self.counts
-        found = counts.trusted & (self.left.units <= 1) | counts.rounded
-        return found & counts.held
-
-    @property
-    def stuck(self) -> Bool[Array, ""]:
-        """Whether only rounding is left, and the linear solver cannot confirm it."""
-        return self.counts.rounded & ~self.counts.held
+        return self.counts.trusted & (self.left.units <= 1) | self.counts.rounded
 
     @property
     def degenerate(self) -> Bool[Array, ""]:

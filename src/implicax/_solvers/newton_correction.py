@@ -1,5 +1,6 @@
 """Newton's correction `J^-1 F`: by a matrix, by a sparse one, or by products alone."""
 
+import dataclasses
 from typing import Any
 
 import equinox as eqx
@@ -60,13 +61,14 @@ class Correction(eqx.Module):
             return jnp.zeros((), bool)
         return ~(self.reached <= 10 * self.forcing.rtol)
 
-    def held(self, residual: Vector, tolerance: Tolerance) -> Bool[Array, ""]:
-        """Whether the correction may be believed at the point that it led to: an
-        iteration may have left some equations to themselves."""
+    def judged(self, residual: Vector, tolerance: Tolerance) -> Forcing | None:
+        """What was asked of an iteration, and whether the correction may be believed at
+        the point that it led to: some equations may be left to themselves."""
         if self.forcing is None or self.reached is None or self.made_of is None:
-            return jnp.ones((), bool)
+            return None
         units = tolerance.units(residual, self.made_of, self.made_of)
-        return (units <= 1) & self.forcing.met(self.reached)
+        held = (units <= 1) & self.forcing.met(self.reached)
+        return dataclasses.replace(self.forcing, held=held)
 
 
 def method_of(choice: Any, system: System, y: Vector) -> Krylov | None:
