@@ -18,6 +18,9 @@ import pytest
 
 import implicax as ix
 
+from ..asdex_here import needs_asdex
+
+pytestmark = needs_asdex
 EXAMPLES = pathlib.Path(__file__).parents[2] / "examples"
 with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
     matpower = importlib.import_module("_matpower")

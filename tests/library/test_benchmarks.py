@@ -13,6 +13,8 @@ import sys
 
 import pytest
 
+from ..asdex_here import needs_asdex
+
 ROOT = pathlib.Path(__file__).parents[2]
 BENCHMARKS = {
     "gradient": ["--sizes", "3", "--seconds", "0.05", "--compile-repeats", "1"],
@@ -57,7 +59,10 @@ def numbers(tree):
     return [tree] if isinstance(tree, float) else []
 
 
-@pytest.mark.parametrize("name", ["gradient", "decorated", "host", "lanes", "sparse"])
+SPARSE = pytest.param("sparse", marks=needs_asdex)
+
+
+@pytest.mark.parametrize("name", ["gradient", "decorated", "host", "lanes", SPARSE])
 def test_times_are_measured(name, tmp_path):
     record, _ = run(name, tmp_path)
     found = numbers(record.get("rows", record.get("seconds")))

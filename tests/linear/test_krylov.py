@@ -14,6 +14,9 @@ from implicax._linear import sparse_lu
 from implicax._linear.krylov import Krylov
 from implicax._solvers.forcing import FACTOR, FIRST, MOST, Forcing
 
+from ..asdex_here import needs_asdex
+
+pytestmark = needs_asdex
 M = 12
 RATE = 1.0 + jnp.linspace(0.0, 1.0, M * M)
 

@@ -19,6 +19,7 @@ from implicax._core.tree_math import in_any_lane
 from implicax._linear import linear_solve
 from implicax._linear.lu import factorise
 
+from ..asdex_here import needs_asdex
 from ..cases import squares
 from ..derivative_matrix import (
     ENTRIES,
@@ -253,8 +254,14 @@ class TestMinimumNorm(Paths):
     name = "minimum norm"
 
 
+@needs_asdex
 class TestSparse(Paths):
     name = "sparse"
+
+
+@needs_asdex
+class TestKrylov(Paths):
+    name = "Krylov"
 
 
 REVERSE = {
@@ -308,7 +315,7 @@ def test_factors_at_hand_serve_both_directions(mode, monkeypatch):
     np.testing.assert_allclose(got, exact, rtol=1e-10)
 
 
-@pytest.mark.parametrize("sparsity", [None, "auto"])
+@pytest.mark.parametrize("sparsity", [None, pytest.param("auto", marks=needs_asdex)])
 @pytest.mark.parametrize("jacobian", [jax.jacfwd, jax.jacrev])
 def test_all_columns_take_one_matrix(jacobian, sparsity):
     """Many right-hand sides have one matrix: also where the last resort is prepared."""

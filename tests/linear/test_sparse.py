@@ -22,6 +22,9 @@ from implicax._linear import sparse_lu
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
 
+from ..asdex_here import needs_asdex
+
+pytestmark = needs_asdex
 STATUS = pathlib.Path("/proc/self/status")
 N = 30
 A = jnp.linspace(1.0, 2.0, N)

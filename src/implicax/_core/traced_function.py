@@ -37,10 +37,18 @@ class TracedFunction:
     """
 
     def __init__(
-        self, jaxpr: jex_core.Jaxpr, out_tree: Any, numbers: int, key: Hashable
+        self,
+        jaxpr: jex_core.Jaxpr,
+        out_tree: Any,
+        constants: int,
+        numbers: int,
+        key: Hashable,
     ):
         self.jaxpr = jaxpr
         self.out_tree = out_tree
+        #: How many of the inputs, the first ones, are constants. (From JAX 0.12 a jaxpr
+        #: does not tell.)
+        self.constants = constants
         #: How many of the constants, the last ones, were numbers in the code.
         self.numbers = numbers
         #: Whether JAX has no reverse mode for it.
@@ -96,8 +104,9 @@ def trace(
     if not any(map(tree_math.traced, known)):
         jaxpr, numbers = _numbers_as_inputs(jaxpr)
     out_tree = jax.tree.structure(out_shape)
-    found = shared(kind, jaxpr, out_tree, len(numbers), options)
-    return found, [*constants, *numbers]
+    constants = [*constants, *numbers]
+    found = shared(kind, jaxpr, out_tree, len(constants), len(numbers), options)
+    return found, constants
 
 
 #: JAX keeps the static arguments of each call inside an eager `jax.grad`, thousands of
@@ -109,14 +118,16 @@ def shared(
     kind: type[_Kind],
     jaxpr: jex_core.Jaxpr,
     out_tree: Any,
+    constants: int,
     numbers: int,
     options: dict[str, Hashable],
 ) -> _Kind:
     """The computation, or one that is equal to it."""
-    key = (kind, structure(jaxpr), out_tree, numbers, *options.items())
+    counts = constants, numbers
+    key = (kind, structure(jaxpr), out_tree, counts, *options.items())
     found = _KNOWN.get(key)
     if found is None:
-        found = _KNOWN[key] = kind(jaxpr, out_tree, numbers, key, **options)
+        found = _KNOWN[key] = kind(jaxpr, out_tree, *counts, key, **options)
     return found
 
 

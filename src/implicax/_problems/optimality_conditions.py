@@ -65,12 +65,13 @@ class OptimalityConditions(TracedFunction):
         self,
         jaxpr: jex_core.Jaxpr,
         out_tree: Any,
+        constants: int,
         numbers: int,
         key: Hashable,
         unknowns: int,
         structure: JacobianStructure,
     ):
-        super().__init__(jaxpr, out_tree, numbers, key)
+        super().__init__(jaxpr, out_tree, constants, numbers, key)
         said = jax.tree.unflatten(out_tree, jaxpr.outvars)
         #: Whether something is minimised, ...
         self.has_objective: bool = said.residual is None
@@ -97,11 +98,11 @@ class OptimalityConditions(TracedFunction):
         """The same, with more known of it."""
         structure = dataclasses.replace(self.structure, sparsity=sparsity)
         options = {"unknowns": self.unknowns, "structure": structure}
-        return shared(type(self), self.jaxpr, self.out_tree, self.numbers, options)
+        counts = self.constants, self.numbers
+        return shared(type(self), self.jaxpr, self.out_tree, *counts, options)
 
     def _gradient(self, unknowns: int) -> jex_core.Jaxpr:
-        constants = len(self.jaxpr.constvars)
-        first, last = constants, constants + unknowns
+        first, last = self.constants, self.constants + unknowns
 
         def residual(leaves: list[Array]) -> Vector:
             inputs = leaves[:first], leaves[last:]

@@ -91,6 +91,7 @@ class _Watched(OptimalityConditions):
         super().__init__(
             watched.jaxpr,
             watched.out_tree,
+            watched.constants,
             watched.numbers,
             (watched.key, max_steps, listen),
             watched.unknowns,
