@@ -165,10 +165,11 @@ def field(by_batch):
     solver = ix.Newton(ix.Krylov(restart=40))
 
     def value(a):
-        return ix.root(diffusion, jnp.zeros(FIELD), a["x"], solver=solver).value
+        rate = a["W"] * a["x"]
+        return ix.root(diffusion, jnp.zeros(FIELD), rate, solver=solver).value
 
     spread = {"W": P(), "x": P("batch", None)}
-    a = {"W": jnp.zeros(()), "x": 1 + jnp.linspace(0.0, 1.0, 64 * 72).reshape(FIELD)}
+    a = {"W": jnp.ones(()), "x": 1 + jnp.linspace(0.0, 1.0, 64 * 72).reshape(FIELD)}
     return compare_arguments(value, a, by_batch, spread)
 
 
