@@ -125,7 +125,8 @@ def main():
     parser = _report.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100, 20, 3])
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--functions", nargs="+", default=list(FUNCTIONS))
+    named = list(FUNCTIONS)
+    parser.add_argument("--functions", nargs="+", choices=named, default=named)
     parser.add_argument("--only", nargs="+", default=(), help="these programs alone")
     options = parser.parse_args()
     results = {}

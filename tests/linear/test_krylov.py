@@ -202,6 +202,15 @@ def test_a_preconditioner_that_is_wrong_costs_only_time():
     assert np.isnan(gradient).all() or np.allclose(gradient, exact, rtol=1e-7)
 
 
+def test_reverse_mode_asks_for_a_transpose():
+    factor = scipy.sparse.linalg.splu(laplacian())
+    one_way = scipy.sparse.linalg.LinearOperator((M * M, M * M), factor.solve)
+    value = lambda rate: jnp.sum(solve(rate, ix.Krylov(one_way)).value)
+    np.testing.assert_allclose(value(RATE), jnp.sum(oracle()[0]), rtol=1e-9)
+    with pytest.raises(Exception, match="no rmatvec, and reverse mode"):
+        jax.grad(value)(RATE)
+
+
 def test_a_singular_preconditioner_is_no_answer():
     flat = lambda r: jnp.zeros_like(r)
     found = solve(RATE, ix.Krylov(flat), on_failure="ignore")

@@ -67,8 +67,7 @@ def gmres(
 
     inf, none = jnp.full((), jnp.inf, b.dtype), jnp.zeros((), jnp.int32)
     start = jnp.zeros_like(b), b, _norm(b), inf, none
-    x, _, norm, before, _ = tree_math.while_loop(going, cycle, start)
-    return jnp.where(jnp.isfinite(norm) | jnp.isinf(before), x, jnp.nan)
+    return tree_math.while_loop(going, cycle, start)[0]
 
 
 def _arnoldi(apply: Apply, r: Array, norm: Array, target: Array, m: int) -> _Cycle:

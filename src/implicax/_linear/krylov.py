@@ -42,7 +42,7 @@ class Krylov(eqx.Module):
       incomplete factorisation, through SciPy on the host), both made of the Jacobian at
       each step and for problems with `sparsity=`; a SciPy sparse matrix *near* the
       Jacobian, which is factorised once; a linear function of flat vectors, which JAX
-      transposes; a SciPy `LinearOperator` (`pyamg`'s `aspreconditioner()`); or an
+      transposes; a SciPy `LinearOperator` (with `rmatvec`, for reverse mode); or an
       object with `solve(b, transposed)` ([`implicax.ApproximateInverse`][]). A poor one
       costs time, not accuracy.
     - `restart`: the dimension of the Krylov spaces: so many vectors are kept.

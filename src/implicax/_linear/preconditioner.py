@@ -54,8 +54,7 @@ class _Function(eqx.Module):
 
 
 class _OnHost(eqx.Module):
-    """A `scipy.sparse.linalg.LinearOperator`, or anything with its `matvec` and
-    `rmatvec`: a cycle of pyamg's, say."""
+    """A `scipy.sparse.linalg.LinearOperator`: a cycle of pyamg's, say."""
 
     operator: Any = eqx.field(static=True)
 
@@ -67,7 +66,14 @@ class _OnHost(eqx.Module):
         def on_host(rows: Any) -> np.ndarray:
             rows = np.asarray(rows)
             lanes = rows.reshape(-1, rows.shape[-1])
-            found = np.stack([np.ravel(multiply(lane)) for lane in lanes])
+            try:
+                found = np.stack([np.ravel(multiply(lane)) for lane in lanes])
+            except NotImplementedError as error:
+                raise TypeError(
+                    "The preconditioner has no rmatvec, and reverse mode multiplies by "
+                    "its transpose. Give scipy.sparse.linalg.LinearOperator(shape, "
+                    "matvec, rmatvec=...): the same again, where it is symmetric."
+                ) from error
             return found.reshape(rows.shape).astype(rows.dtype)
 
         shape = jax.ShapeDtypeStruct(flat.shape, flat.dtype)

@@ -39,8 +39,10 @@ class Forcing(eqx.Module):
         return cls(jnp.full((), FIRST, dtype), inf, jnp.zeros((), bool))
 
     def next(self, residual: Vector, moved: Array) -> "Forcing":
-        """Of the step from here: as small as the last step, which moved the unknowns by
-        that part of themselves, made `|F|`, squared."""
+        """Of the step from here: the square of what the last step left of `|F|`.
+
+        `moved`: by what part of themselves that step moved the unknowns.
+        """
         norm = tree_math.two_norm(jax.lax.stop_gradient(residual))
         fell = jnp.where(jnp.isfinite(self.norm), norm / self.norm, 1)
         least = FACTOR * self.rtol**2
