@@ -38,7 +38,6 @@ if not OPTIMISED:
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import jax  # noqa: E402  (LAPACK reads its environment when it is loaded)
-import jaxtyping  # noqa: E402
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -50,8 +49,7 @@ jax.config.update("jax_compilation_cache_dir", str(cache))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
 
 
-#: `make check`: the rule, the linear solves, the verdicts and the errors. Here types
-#: and shapes are checked at run time too, which takes a fifth of the time.
+#: `make check`: the rule, the linear solves, the verdicts and the errors.
 CORE = (
     "bad_input",
     "componentwise",
@@ -75,14 +73,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.stem.removeprefix("test_") in CORE:
             item.add_marker("core")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _checked_types(request):
-    core = request.path.stem.removeprefix("test_") in CORE
-    jaxtyping.config.update("jaxtyping_disable", not core)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(autouse=True, scope="module")
