@@ -11,6 +11,7 @@ import jax.scipy.sparse.linalg as jssl
 from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
+from implicax._core.forward_only import lacks_reverse_mode
 from implicax._core.noise import noise
 from implicax._core.tree_math import Vector
 from implicax._linear.gmres import gmres
@@ -92,8 +93,8 @@ class Krylov(eqx.Module):
         """The system with its preconditioner: made once, for right-hand sides like `b`.
 
         `product` multiplies by `J`, or by `J^T` where it is `transposed`; `size` is
-        that of the unknowns, by which equations are weighed, and `reach` their unit
-        (both one by default).
+        that of the unknowns, by which equations are weighed (one by default), and
+        `reach` their unit, as far as is known.
         """
         inverse, there = inverse_of(
             self.preconditioner, product, b, structure, transposed
@@ -102,8 +103,7 @@ class Krylov(eqx.Module):
         conjugate = structure.positive_definite and symmetric
         rows = _row_sizes(product, b, size)
         if inverse is None and reach is not None:
-            # Without a preconditioner units matter: these are out of it.
-            units = jax.tree.map(jnp.divide, reach, _row_sizes(product, b, reach))
+            units = _units(product, b, rows, reach)
             inverse = functools.partial(jax.tree.map, jnp.multiply, units)
         return PreconditionedSystem(self, product, inverse, there, rows, conjugate)
 
@@ -120,6 +120,29 @@ def _row_sizes(product: MatVec, b: Vector, size: Vector | None) -> Vector:
     rows = jnp.max(jnp.abs(images), axis=0)
     usable = jnp.isfinite(rows) & (rows > jnp.finfo(rows.dtype).tiny)
     return unravel(jnp.where(usable, rows, 1))
+
+
+def _units(product: MatVec, b: Vector, rows: Vector, reach: Vector) -> Vector:
+    """Without a preconditioner units matter: what takes them out, as a diagonal one.
+
+    The equations are divided by their `rows`, and the unknowns multiplied by what their
+    columns are made of then, by a few products with the transpose. Where that cannot be
+    had, by their `reach`: a guess, which is wrong where a solution is zero.
+    """
+    leaves, structure = jax.tree.flatten(b)
+
+    def image(leaves: list[Array]) -> list[Array]:
+        return jax.tree.leaves(product(jax.tree.unflatten(structure, leaves)))
+
+    if lacks_reverse_mode(image, leaves):
+        return jax.tree.map(jnp.divide, reach, _row_sizes(product, b, reach))
+    pull = jax.linear_transpose(product, b)
+
+    def pulled(r: Vector) -> Vector:
+        return pull(jax.tree.map(jnp.divide, r, rows))[0]
+
+    columns = _row_sizes(pulled, b, None)
+    return jax.tree.map(lambda row, column: 1 / row / column, rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)

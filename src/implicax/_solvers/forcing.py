@@ -19,7 +19,8 @@ from implicax._core.tree_math import Vector
 FIRST, MOST, FACTOR, SAFEGUARD = 0.5, 0.9, 0.9, 0.1
 #: A residual tells less of a correction than the condition number lets it: the one that
 #: the verdict is about is solved to `eps` to this power. It is asked for where the last
-#: correction was as small as `eps` to the power `NEAR`.
+#: correction was as small as `eps` to the power `NEAR`, or where the residual is lost
+#: in its own rounding errors (of an unknown that is zero no correction is small).
 VERDICT, NEAR = 0.5, 0.25
 
 
@@ -31,12 +32,14 @@ class Forcing(eqx.Module):
     """`|F|` where the last step began, Euclidean."""
     held: Bool[Array, ""]
     """Whether a verdict may rest on that step."""
+    lost: Bool[Array, ""]
+    """Whether the residual that it left is what rounding errors make."""
 
     @classmethod
     def first(cls, residual: Vector) -> "Forcing":
         dtype: Any = tree_math.working_dtype(residual)
-        inf = jnp.full((), jnp.inf, dtype)
-        return cls(jnp.full((), FIRST, dtype), inf, jnp.zeros((), bool))
+        inf, no = jnp.full((), jnp.inf, dtype), jnp.zeros((), bool)
+        return cls(jnp.full((), FIRST, dtype), inf, no, no)
 
     def next(self, residual: Vector, moved: Array) -> "Forcing":
         """Of the step from here: the square of what the last step left of `|F|`.
@@ -51,8 +54,15 @@ class Forcing(eqx.Module):
         rtol = jnp.where(jnp.isfinite(self.norm), rtol, self.rtol)
         rtol = jnp.where(jnp.isfinite(rtol), rtol, MOST)
         eps = tree_math.coarsest_eps(residual)
-        rtol = jnp.where(moved <= eps**NEAR, jnp.minimum(rtol, eps**VERDICT), rtol)
-        return Forcing(jnp.clip(rtol, eps**0.7, MOST), norm, self.held)
+        near = (moved <= eps**NEAR) | self.lost
+        rtol = jnp.where(near, jnp.minimum(rtol, eps**VERDICT), rtol)
+        return Forcing(jnp.clip(rtol, eps**0.7, MOST), norm, self.held, self.lost)
+
+    @property
+    def floor(self) -> Bool[Array, ""]:
+        """Whether nothing is left but rounding errors, by a step that is good enough to
+        say so."""
+        return self.lost & self.met(self.rtol)
 
     def met(self, reached: Array) -> Bool[Array, ""]:
         """Whether a verdict may rest on the step."""

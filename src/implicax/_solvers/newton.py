@@ -211,17 +211,13 @@ class Newton(AbstractSolver):
         stays = dataclasses.replace(trial, iterate=iterate, found=nothing)
         nowhere = rejected & self._too_far(state, trial.iterate)
         trial = tree_math.where(nowhere, stays, trial)
-        books = self._entry(old, trial, found, active, steady)
+        idle = old.counts.idle
+        forcing, spent = found.judged(system, trial.iterate, self.tolerance, idle)
+        books = self._entry(old, trial, found, active, steady, forcing)
         if damping is not None:
             damping = damping.after(trial.length, rejected)
-        memory = _Memory(
-            found.elimination,
-            state.memory.units,
-            books,
-            unsolved | found.missed,
-            damping,
-            found.judged(trial.iterate.residual, self.tolerance),
-        )
+        kept, lost = state.memory.units, unsolved | found.missed
+        memory = _Memory(found.elimination, kept, books, lost, damping, forcing)
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
             hopeless = hopeless | unsolved
@@ -230,7 +226,7 @@ class Newton(AbstractSolver):
         halted = halted | (books.counts.rounded & ~memory.held)
         if not self.line_search:
             halted = halted | unsolved
-        return state.moved(trial.iterate, memory, trial.evaluations, halted)
+        return state.moved(trial.iterate, memory, trial.evaluations + spent, halted)
 
     def _remainder(
         self, old: Books, found: Correction, now: Array, new: Iterate
@@ -298,6 +294,7 @@ class Newton(AbstractSolver):
         found: Correction,
         damped: Bool[Array, ""],
         steady: Bool[Array, ""],
+        forcing: Forcing | None,
     ) -> Books:
         """What a step has shown, along the correction that was `found`; `steady` is
         whether the Jacobian was the same a step ago."""
@@ -316,6 +313,8 @@ class Newton(AbstractSolver):
         if found.made_of is not None:
             rows = tree_math.ravel(found.made_of)[0]
             floor = floor | rounded(new.residual, new.y, rows, FEW)
+        if forcing is not None:
+            floor = floor | ((idle >= IDLE) & forcing.floor)
         full = (trial.length == 1) & ~trial.rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
@@ -352,7 +351,12 @@ class Newton(AbstractSolver):
 
     def error(self, state: State) -> Float[Array, ""]:
         books, exact = state.memory.books, state.iterate.norm == 0
-        trusted = books.counts.trusted & state.memory.held
+        trusted, forcing = (
+            books.counts.trusted & state.memory.held,
+            state.memory.forcing,
+        )
+        if forcing is not None:  # (Rounding errors fall at no rate.)
+            trusted = trusted & (~forcing.lost | (books.left.units <= 1))
         error = jnp.where(trusted, books.left.error, jnp.inf)
         error = jnp.where(books.counts.still >= IDLE, books.left.seen, error)
         return jnp.where(exact, 0, error)

@@ -6,7 +6,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
@@ -23,6 +23,7 @@ from implicax._linear.matrix import Matrix
 from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.forcing import MOST, Forcing
+from implicax._solvers.residual_noise import lost_in_noise
 from implicax._solvers.termination import SETTLED, Tolerance
 
 
@@ -61,14 +62,19 @@ class Correction(eqx.Module):
             return jnp.zeros((), bool)
         return ~(self.reached <= 10 * self.forcing.rtol)
 
-    def judged(self, residual: Vector, tolerance: Tolerance) -> Forcing | None:
+    def judged(
+        self, system: System, new: Iterate, tolerance: Tolerance, idle: Array
+    ) -> tuple[Forcing | None, Int[Array, ""]]:
         """What was asked of an iteration, and whether the correction may be believed at
-        the point that it led to: some equations may be left to themselves."""
+        the point that it led to: some equations may be left to themselves. Where it is
+        not the first that did not fall (`idle`), whether that is for rounding errors;
+        and the evaluations that this took."""
         if self.forcing is None or self.reached is None or self.made_of is None:
-            return None
-        units = tolerance.units(residual, self.made_of, self.made_of)
+            return None, jnp.zeros((), jnp.int32)
+        units = tolerance.units(new.residual, self.made_of, self.made_of)
         held = (units <= 1) & self.forcing.met(self.reached)
-        return dataclasses.replace(self.forcing, held=held)
+        lost, spent = lost_in_noise(system, new, idle >= 1)
+        return dataclasses.replace(self.forcing, held=held, lost=lost), spent
 
 
 def method_of(choice: Any, system: System, y: Vector) -> Krylov | None:
