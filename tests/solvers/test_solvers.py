@@ -377,3 +377,30 @@ def test_what_a_users_solver_knows_of_the_inverse_is_used(size):
     slope = jax.jit(jax.grad(lambda a: jnp.sum(solve(a))))(a)
     assert True in USED
     assert jnp.allclose(slope, 0.5 / jnp.sqrt(a), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize(
+    "solver",
+    [ix.Anderson(), ix.Broyden(), ix.Accelerated(ix.Picard())],
+    ids=lambda solver: type(solver).__name__,
+)
+def test_extrapolation_out_of_the_domain_is_not_followed(solver):
+    """Cake that is saved for tomorrow: consumption that is extrapolated to below zero
+    has no marginal utility."""
+    grid = 20 * jnp.linspace(0.0, 1.0, 40) ** 2
+    cash = 1.02 * grid + 1.0
+
+    def consumption(c, aversion):
+        today = 0.97 * c**-aversion
+        left = today ** (-1 / aversion) + grid
+        return cash - jnp.interp(cash, left, grid)
+
+    def solve(aversion, solver):
+        call = functools.partial(ix.fixed_point, consumption, 0.5 * cash)
+        return call(aversion, solver=solver, max_steps=3000)
+
+    aversion = jnp.array([1.5, 2.1, 3.3])
+    found = jax.jit(jax.vmap(lambda a: solve(a, solver).value))(aversion)
+    exact = jax.vmap(lambda a: solve(a, ix.Picard()).value)(aversion)
+    assert bool(jnp.all(jnp.isfinite(exact)))
+    np.testing.assert_allclose(found, exact, rtol=1e-7)

@@ -96,9 +96,14 @@ class Accelerated(AbstractSolver):
         one = jnp.ones((), state.iterate.norm.dtype)
         target = history.accelerate(y, residual, one, None)
         memory = _Memory(inner.memory, history, y, residual, jnp.zeros((), bool))
-        return dataclasses.replace(
+        new = dataclasses.replace(
             inner.move(system, target, memory), halted=inner.halted
         )
+        # To where the residual is not finite no step is taken, but the inner one.
+        empty = History.empty(self.history, y, inner.iterate.norm)
+        fresh = _Memory(inner.memory, empty, y, residual, jnp.ones((), bool))
+        nowhere = ~jnp.isfinite(new.iterate.norm) & ~state.memory.fresh
+        return tree_math.where(nowhere, inner.stayed(fresh, new.evaluations), new)
 
     def _inner(self, state: State) -> State:
         return dataclasses.replace(state, memory=state.memory.inner)

@@ -83,8 +83,9 @@ class Anderson(AbstractSolver):
     iteration on those that do.
 
     Safeguards: the columns are scaled to unit length before the small system is
-    regularised, so `ridge` means the same for every problem; and when the residual
-    grows tenfold the history is forgotten.
+    regularised, so `ridge` means the same for every problem; when the residual grows
+    tenfold the history is forgotten; and a step to where `f` is not finite is not
+    taken, but a plain one.
 
     **Arguments:**
 
@@ -130,4 +131,7 @@ class Anderson(AbstractSolver):
         memory = memory.extended(
             tree_math.subtract(y, iterate.y), change, new.iterate.norm
         )
-        return dataclasses.replace(new, memory=memory)
+        empty = History.empty(self.history, y, iterate.norm)
+        nowhere = ~jnp.isfinite(new.iterate.norm) & (state.memory.slot > 0)
+        new = dataclasses.replace(new, memory=memory)
+        return tree_math.where(nowhere, state.stayed(empty, new.evaluations), new)

@@ -1,6 +1,7 @@
 """What every solver is: `init`, `step`, a convergence test, and two tolerances."""
 
 import abc
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar
 
@@ -102,6 +103,10 @@ class State(eqx.Module):
         """The state after a move to `y`, with one more evaluation spent."""
         one = jnp.ones((), jnp.int32)
         return self.moved(system.evaluate(y), memory, one, jnp.zeros((), bool))
+
+    def stayed(self, memory: Any, evaluations: Int[Array, ""]) -> "State":
+        """The state after a move that led nowhere, `evaluations` so far."""
+        return dataclasses.replace(self, memory=memory, evaluations=evaluations)
 
     def moved(
         self,

@@ -132,5 +132,9 @@ class Broyden(AbstractSolver):
             jax.lax.stop_gradient(correction),
             new.error,
         )
-        memory = _Memory(inverse, correction)
-        return dataclasses.replace(new, memory=memory, error=error)
+        new = dataclasses.replace(new, memory=_Memory(inverse, correction), error=error)
+        # To where the residual is not finite no step is taken, but a plain one.
+        plain = _Inverse(fresh.alpha, empty, empty, fresh.slot, iterate.norm)
+        memory = _Memory(plain, plain.apply(iterate.residual))
+        nowhere = ~jnp.isfinite(new.iterate.norm) & (slot > 0)
+        return tree_math.where(nowhere, state.stayed(memory, new.evaluations), new)
