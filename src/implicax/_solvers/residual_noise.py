@@ -16,8 +16,8 @@ from implicax._problems.equations import Iterate, System
 
 #: So many changes are tried, each by so many units in the last place.
 SAMPLES, DIGITS = 4, 2
-#: By chance an equation changes little each time: one of 40 million by less than this
-#: part of what is usual, all four times.
+#: By chance an equation changes little each time: one of ten millions, about, by less
+#: than this part of what is usual, all four times.
 CHANCE = 100.0
 
 
