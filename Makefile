@@ -4,6 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 # Versions are pinned in constraints.txt; what is needed is said in pyproject.toml.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help primer check test lint types docs bench clean
@@ -14,10 +15,8 @@ help:  ## Show this list
 primer: $(VENV)/.primer  ## Solve, differentiate and certify the classic problem; writes primer.png
 	$(BIN)/python -m implicax primer
 
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
-
 # Types and shapes are checked at run time here. The rest runs without: the import hook
-# alone costs a seventh of the time.
+# alone costs a tenth of the time.
 check: $(VENV)/.test  ## Run the tests of the core, in a few minutes
 	$(PYTEST) -m core --jaxtyping-packages=implicax,beartype.beartype
 

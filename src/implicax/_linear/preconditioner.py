@@ -68,7 +68,9 @@ class _OnHost(eqx.Module):
             lanes = rows.reshape(-1, rows.shape[-1])
             try:
                 found = np.stack([np.ravel(multiply(lane)) for lane in lanes])
-            except NotImplementedError as error:
+            except NotImplementedError as error:  # what SciPy raises for no rmatvec
+                if not transposed:
+                    raise
                 raise TypeError(
                     "The preconditioner has no rmatvec, and reverse mode multiplies by "
                     "its transpose. Give scipy.sparse.linalg.LinearOperator(shape, "

@@ -59,7 +59,8 @@ class Broyden(AbstractSolver):
     has grown a thousandfold, it starts afresh.
 
     `H` begins as `alpha I` with `alpha = min(1, max(|y|, 1) / |F|)`: a plain
-    fixed-point step, unless that would be longer than the iterate itself.
+    fixed-point step, unless that would be longer than the iterate itself. And so it
+    begins again where a step would lead to where `F` is not finite.
 
     **Arguments:**
 

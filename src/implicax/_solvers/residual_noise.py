@@ -30,16 +30,15 @@ def lost_in_noise(
     here, _ = tree_math.ravel(jax.lax.stop_gradient(iterate.residual))
     last = jax.tree.map(lambda y: DIGITS * componentwise.eps(y) * jnp.abs(y), iterate.y)
     last, _ = tree_math.ravel(jax.lax.stop_gradient(last))
+    ways = [last * noise(flat.shape, flat.dtype, seed) for seed in range(SAMPLES)]
+
+    def image(v: Array) -> Array:
+        return tree_math.ravel(system.residual(unravel(v)))[0]
 
     # A loop of one round, whose point depends on the carry: see ARCHITECTURE.md.
     def look(carry: tuple) -> tuple:
-        ways = [noise(flat.shape, flat.dtype, seed) for seed in range(SAMPLES)]
-        points = jnp.where(carry[0], flat, jnp.nan)[None, :] + last[
-            None, :
-        ] * jnp.stack(ways)
-        found = jax.vmap(lambda v: tree_math.ravel(system.residual(unravel(v)))[0])(
-            points
-        )
+        point = jnp.where(carry[0], flat, jnp.nan)
+        found = jax.vmap(image)(point[None, :] + jnp.stack(ways))
         changes = jnp.max(jnp.abs(found - here[None, :]), axis=0)
         return jnp.zeros((), bool), jnp.all(jnp.abs(here) <= CHANCE * changes)
 
