@@ -12,9 +12,14 @@ from implicax._core.tree_math import Vector
 
 MatVec = Callable[[Vector], Vector]
 
+#: A pivot below so many times its rounding error is zero.
+LOST = 32.0
+#: Exchanges of rows to a round of a loop.
+EXCHANGES = 16
+
 
 class LUFactors(eqx.Module):
-    """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.
+    """`P D^-1 J = L U`: rows scaled to absolute sums of one, partial pivoting.
 
     The scaling makes pivoting, and the verdict on singularity, independent of the units
     of the equations (Golub & Van Loan, *Matrix Computations*, sec. 3.5.2).
@@ -23,7 +28,7 @@ class LUFactors(eqx.Module):
     lu: Float[Array, "n n"]
     permutation: Int[Array, " n"]
     scale: Float[Array, " n"]
-    """The largest absolute entry of each row of `J`."""
+    """The sum of the absolute entries of each row of `J`."""
 
     @property
     def singular(self) -> Bool[Array, ""]:
@@ -32,7 +37,7 @@ class LUFactors(eqx.Module):
 
     @property
     def product_size(self) -> Float[Array, ""]:
-        """`|J|`, as rounding errors of products see it: its largest entry."""
+        """`|J|`, as rounding errors of products see it: the maximum norm's."""
         return tree_math.max_abs(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
@@ -46,16 +51,21 @@ class LUFactors(eqx.Module):
             half = triangular(self.lu, flat, trans=1, **upper)
             rows = triangular(self.lu, half, trans=1, **lower)
             # `P^T rows`, and not by a scatter, which is a sequential loop.
-            x = rows[jnp.argsort(self.permutation)] / self.scale
+            x = _taken(rows, jnp.argsort(self.permutation)) / self.scale
         else:
-            rows = (flat / self.scale)[self.permutation]
+            rows = _taken(flat / self.scale, self.permutation)
             x = triangular(self.lu, triangular(self.lu, rows, **lower), **upper)
         return unravel(x)
 
 
+def _taken(rows: Array, places: Array) -> Array:
+    # That they are places need not be looked at.
+    return rows.at[places].get(mode="promise_in_bounds", wrap_negative_indices=False)
+
+
 def factorise(matrix: Float[Array, "n n"]) -> LUFactors:
     """LU with scaled partial pivoting."""
-    scale = row_scale(matrix)
+    scale = row_sums(matrix)
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
         return LUFactors(matrix / scale[:, None], zero, scale)
@@ -81,34 +91,17 @@ class Elimination(eqx.Module):
     def singular(self) -> Bool[Array, ""]:
         return _singular(self.lu)
 
-    def resembles(self, other: "Elimination", part: float) -> Bool[Array, ""]:
-        """Whether no entry of the factors differs by more than that part of itself, but
-        for rounding errors."""
-
-        def alike(x: Array, y: Array) -> Bool[Array, ""]:
-            rounding = 16 * x.shape[0] * jnp.finfo(x.dtype).eps * tree_math.max_abs(x)
-            return jnp.all(jnp.abs(x - y) <= part * jnp.abs(x) + rounding)
-
-        rows = jnp.abs(self.scale - other.scale) <= part * self.scale
-        return (
-            alike(self.lu, other.lu)
-            & jnp.all(rows)
-            & jnp.all(self.pivots == other.pivots)
-        )
-
     @property
     def factor(self) -> LUFactors:
         """For other right-hand sides."""
-        n = self.scale.size
-        permutation = jax.lax.linalg.lu_pivots_to_permutation(self.pivots, n)
-        return LUFactors(self.lu, permutation, self.scale)
+        return LUFactors(self.lu, permutation_of(self.pivots), self.scale)
 
 
 def augment(
     matrix: Float[Array, "n n"], b: Float[Array, " n"]
 ) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
     """`D^-1 [J, b]` and the diagonal of `D`."""
-    scale = row_scale(matrix)
+    scale = row_sums(matrix)
     return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
 
 
@@ -127,27 +120,54 @@ def eliminate(
     return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))
 
 
-def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """The largest absolute entry of each row."""
-    # By columns, which is how the matrix was made: no transposed copy.
-    largest = tree_math.max_abs(matrix.T, axis=0)
-    return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
+def row_sums(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The sum of the absolute entries of each row; one where that is no unit."""
+    # A product, and no reduction: that would write all absolute values first.
+    sums = jnp.abs(matrix) @ jnp.ones((matrix.shape[1],), matrix.dtype)
+    usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
+    return jnp.where(usable, sums, 1)
+
+
+def permutation_of(pivots: Int[Array, " n"]) -> Int[Array, " n"]:
+    """Where each row of `P J` comes from, by LAPACK's list of exchanges.
+
+    Each place is followed through the exchanges, the last one first: arithmetic on all
+    places at once, of all lanes of a `vmap`, several exchanges to a round of the loop.
+    (`jax.lax.linalg.lu_pivots_to_permutation` scatters, two entries to a round.)
+    """
+    n, places = pivots.size, jnp.arange(pivots.size, dtype=pivots.dtype)
+
+    def follow(places: Array, start: Array | int, exchanges: Array) -> Array:
+        for k in reversed(range(exchanges.size)):
+            one, other = start + k, exchanges[k]
+            exchanged = jnp.where(places == other, one, places)
+            places = jnp.where(places == one, other, exchanged)
+        return places
+
+    if n <= EXCHANGES:
+        return follow(places, 0, pivots)
+    blocks = -(-n // EXCHANGES)
+    rest = jnp.arange(n, blocks * EXCHANGES, dtype=pivots.dtype)
+    table = jnp.concatenate([pivots, rest]).reshape(blocks, EXCHANGES)
+
+    def follow_block(carry: tuple) -> tuple:
+        block, places = carry
+        return block - 1, follow(places, block * EXCHANGES, table[block])
+
+    first = jnp.asarray(blocks - 1, pivots.dtype), places
+    return tree_math.while_loop(lambda carry: carry[0] >= 0, follow_block, first)[1]
 
 
 def _singular(lu: Float[Array, "n n"]) -> Bool[Array, ""]:
     """Whether a pivot is lost in the rounding errors of its own column.
 
-    It is at `<= 16 n eps` times the column's largest entry in `U`. The rows have been
-    scaled and the columns are compared with themselves, so a matrix that is only badly
-    *scaled*, `diag(1, 1e-20)`, is not called singular.
+    Its error is about `eps` times the sum of its column in `U` (Higham, ch. 9). The
+    rows have been scaled and the columns are compared with themselves, so a matrix that
+    is only badly *scaled*, `diag(1, 1e-20)`, is not called singular.
     """
-    threshold = 16 * lu.shape[0] * jnp.finfo(lu.dtype).eps
-    row, column = (
-        jax.lax.broadcasted_iota(jnp.int32, lu.shape, axis) for axis in (0, 1)
-    )
-    parts = jnp.where(jnp.stack([row == column, row <= column]), lu[None], 0)
-    pivots, columns = tree_math.max_abs(parts, axis=1)
-    return ~jnp.all(pivots > threshold * columns)
+    columns = jnp.abs(jnp.triu(lu)).T @ jnp.ones((lu.shape[0],), lu.dtype)
+    bound = LOST * jnp.finfo(lu.dtype).eps * columns
+    return ~jnp.all(jnp.abs(jnp.diagonal(lu)) > bound)
 
 
 def materialize(

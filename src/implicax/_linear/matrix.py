@@ -6,21 +6,16 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import row_scale
+from implicax._linear.lu import row_sums
 from implicax._linear.sparse_matrix import SparseMatrix
 
 Matrix = Float[Array, "n n"] | SparseMatrix
 
 
-def row_norms(matrix: Matrix) -> Float[Array, " n"]:
-    """The Euclidean norm of each row; one where that is no unit."""
+def row_units(matrix: Matrix) -> Float[Array, " n"]:
+    """What each row is measured by: the sum of its absolute entries."""
     matrix = jax.lax.stop_gradient(matrix)
-    if isinstance(matrix, SparseMatrix):
-        return matrix.row_norms
-    largest = row_scale(matrix)
-    norms = largest * jnp.linalg.norm(matrix / largest[:, None], axis=1)
-    usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
-    return jnp.where(usable, norms, 1)
+    return matrix.row_sums if isinstance(matrix, SparseMatrix) else row_sums(matrix)
 
 
 def num_terms(matrix: Matrix) -> int:

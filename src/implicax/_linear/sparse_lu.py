@@ -273,7 +273,3 @@ class SparseElimination(eqx.Module):
     @property
     def singular(self) -> Bool[Array, ""]:
         return self.factor.singular
-
-    def resembles(self, other: "SparseElimination", part: float) -> Bool[Array, ""]:
-        """Whether no entry of the matrices differs by more than that part of it."""
-        return self.factor.matrix.resembles(other.factor.matrix, part)

@@ -87,13 +87,11 @@ class SparseMatrix(eqx.Module):
         return _largest(self.values, self.sparsity.rows, self.sparsity.n)
 
     @property
-    def row_norms(self) -> Float[Array, " n"]:
-        """The Euclidean norm of each row; one where that is no unit."""
-        largest = self.row_scale
-        scaled = self.values / largest[self.sparsity.rows]
-        norms = largest * jnp.sqrt(self._summed(scaled**2))
-        usable = jnp.isfinite(norms) & (largest > jnp.finfo(norms.dtype).tiny)
-        return jnp.where(usable, norms, 1)
+    def row_sums(self) -> Float[Array, " n"]:
+        """The sum of the absolute entries of each row; one where that is no unit."""
+        sums = self._summed(jnp.abs(self.values))
+        usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
+        return jnp.where(usable, sums, 1)
 
     def scaled(
         self, rows: Float[Array, " n"], columns: Float[Array, " n"]
@@ -108,14 +106,6 @@ class SparseMatrix(eqx.Module):
         sparsity = self.sparsity
         values = self.values / rows[sparsity.rows]
         return rows, _largest(values, sparsity.columns, sparsity.n)
-
-    def resembles(self, other: "SparseMatrix", part: float) -> Bool[Array, ""]:
-        """Whether no entry differs by more than that part of itself, but for rounding
-        errors of its row."""
-        eps = jnp.finfo(self.values.dtype).eps
-        rounding = 16 * eps * self.row_scale[self.sparsity.rows]
-        change = jnp.abs(self.values - other.values)
-        return jnp.all(change <= part * jnp.abs(self.values) + rounding)
 
 
 def _largest(values: Array, places: Any, n: int) -> Float[Array, " n"]:

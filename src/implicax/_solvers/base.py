@@ -323,8 +323,3 @@ def _without_noise(error: Vector, state: State) -> Vector:
 
     iterate = jax.lax.stop_gradient(state.iterate)
     return jax.tree.map(keep, error, iterate.residual, iterate.y, state.idle)
-
-
-def move(iterate: Iterate, direction: Vector, length: Array) -> Vector:
-    """`y + length * direction`."""
-    return tree_math.add(iterate.y, tree_math.scaled(length, direction))

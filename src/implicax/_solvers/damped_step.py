@@ -73,7 +73,7 @@ class Damping(eqx.Module):
         y: Vector,
         units: Vector,
     ) -> tuple[Vector, Array, "Damping"]:
-        """The step `p`; the share of `|F|^2` that falls along it at first, that is
+        """The correction `-p`; the share of `|F|^2` that falls along `p` at first,
         `|J p|^2 + damping |D p|^2`, of which QR has the root; and what damped it."""
         flat, unravel = tree_math.ravel(residual)
         n, unit = flat.size, tree_math.ravel(units)[0]
@@ -90,7 +90,7 @@ class Damping(eqx.Module):
         lower = jnp.diag(jnp.sqrt(damping) * scale)
         lower = jnp.concatenate([lower, jnp.zeros((n, 1), flat.dtype)], axis=1)
         r = jnp.linalg.qr(jnp.concatenate([upper, lower]), mode="r")
-        p = -jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n])
+        correction = jax.scipy.linalg.solve_triangular(r[:n, :n], r[:n, n])
         falls, rest = jnp.sum(r[:n, n] ** 2), r[n, n] ** 2
         damped = self._with(grown, active=self.numbers.active, damping=damping)
-        return unravel(p), falls / (falls + rest), damped
+        return unravel(correction), falls / (falls + rest), damped

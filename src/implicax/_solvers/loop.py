@@ -47,6 +47,8 @@ class _Ledger(Packed):
     lowest_at = Number()
     """The step that reached it."""
     going = Flag()
+    halted = Flag()
+    """Whether the solver cannot go on."""
     best_norm = Number()
     """The residual norm of the best iterate, the one to return."""
     lowest_objective = Number()
@@ -160,6 +162,7 @@ class _Loop:
             lowest=jnp.where(jnp.isnan(first), jnp.inf, first),
             lowest_at=zero,
             going=self.goes_on(state, zero, zero),
+            halted=state.halted,
             best_norm=norm,
             lowest_objective=jnp.where(jnp.isnan(objective), jnp.inf, objective),
         )
@@ -213,6 +216,7 @@ class _Loop:
             lowest=jnp.where(lower, norm, ledger.lowest),
             lowest_at=lowest_at,
             going=self.goes_on(state, steps, steps - lowest_at),
+            halted=state.halted,
             best_norm=jnp.where(better, state.iterate.norm, ledger.best_norm),
             lowest_objective=lowest_objective,
         )
@@ -234,8 +238,8 @@ class _Loop:
         # step by a singular Jacobian leads to *a* solution at best, one of many.
         why = solver.failure_reason(last)
         singular = (why == Status.singular) & (ledger.steps > 0)
-        status = Status.where(last.halted & ~converged | singular, why, status)
-        there = last.halted & ~singular & solver.at_rounding_error(last)
+        status = Status.where(ledger.halted & ~converged | singular, why, status)
+        there = ledger.halted & ~singular & solver.at_rounding_error(last)
         status = Status.where(there, Status.converged, status)
         error = solver.error(last)
         if verdict is not None:
@@ -331,7 +335,7 @@ def _until_confirmed(loop: _Loop, carry: _Carry) -> _Verdict:
         carry = loop.steps_from(verdict.carry)
         state, ledger = carry.state, carry.ledger
         stale = ledger.steps - ledger.lowest_at
-        idle = state.halted | (stale >= solver.patience)
+        idle = ledger.halted | (stale >= solver.patience)
         believed = solver.converged(state)
         iterate = state.iterate
         near = jnp.ones((), bool)

@@ -14,14 +14,14 @@ from implicax._core.tree_math import Vector
 from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import linear_solver
 from implicax._linear.lu import Elimination, LUFactors
-from implicax._linear.matrix import magnitude, num_terms, row_norms
+from implicax._linear.matrix import magnitude, num_terms, row_units
 from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.base import NEAR, AbstractSolver, State, tolerance
 from implicax._solvers.damped_step import Damping
 from implicax._solvers.escape import displaced
 from implicax._solvers.forcing import Forcing
-from implicax._solvers.line_search import Trial, backtrack
+from implicax._solvers.line_search import Numbers, Trial, backtrack
 from implicax._solvers.newton_books import LINEAR, Books, Counts, Left
 from implicax._solvers.newton_correction import (
     Correction,
@@ -31,7 +31,6 @@ from implicax._solvers.newton_correction import (
 )
 from implicax._solvers.termination import (
     FLOOR,
-    STRAIGHT,
     believable,
     corrections,
     halved,
@@ -61,12 +60,15 @@ LONGER = 1.5
 
 class _Memory(eqx.Module):
     elimination: Elimination | SparseElimination | None
+    remainder: Vector
+    """What the last step has left of its correction."""
     units: Vector
-    """What each equation is measured by: the norm of its row of `dF/dy` at the initial
+    """What each equation is measured by: the size of its row of `dF/dy` at the initial
     guess. So the units of equations do not matter."""
     books: Books
     unsolved: Bool[Array, ""]
-    """Whether the linear system of the last step could not be solved."""
+    """Whether the linear system of the last step could not be solved, by an iteration,
+    or has a singular matrix."""
     damping: Damping | None
     """Of the second attempt."""
     forcing: Forcing | None
@@ -136,7 +138,7 @@ class Newton(AbstractSolver):
         matrix, elimination = at_start(self.linear_solver, system, y)
         units = jax.tree.map(jnp.ones_like, y)
         if matrix is not None:
-            units = tree_math.ravel(y)[1](row_norms(matrix))
+            units = tree_math.ravel(y)[1](row_units(matrix))
         dtype = tree_math.working_dtype(y)
         books, solved = Books.empty(dtype), jnp.zeros((), bool)
         state = State.start(system, y)
@@ -148,7 +150,8 @@ class Newton(AbstractSolver):
         forcing = None
         if method_of(self.linear_solver, system, y) is not None:
             forcing = Forcing.first(state.iterate.residual)
-        memory = _Memory(elimination, units, books, solved, damping, forcing)
+        left = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.inf), y)
+        memory = _Memory(elimination, left, units, books, solved, damping, forcing)
         return dataclasses.replace(state, memory=memory)
 
     def step(self, system: System, state: State) -> State:
@@ -156,17 +159,15 @@ class Newton(AbstractSolver):
         context = state.reach, state.memory.forcing, old.left.correction
         found = correct(self.linear_solver, system, iterate, *context)
         delta, y = jax.lax.stop_gradient((found.correction, iterate.y))
-        unsolved = ~jnp.isfinite(tree_math.max_norm(delta)) & jnp.isfinite(iterate.norm)
-        pairs = to_own(delta, y, state.reach), (delta, state.reach)
-        now, moved = componentwise.ratios(*pairs)
-        nothing = Left.nothing(now, moved)
-        steady = jnp.zeros((), bool)
-        if found.elimination is not None:
-            steady = found.elimination.resembles(state.memory.elimination, STRAIGHT)
+        if found.elimination is None:
+            unsolved = ~jnp.isfinite(tree_math.max_norm(delta))
+            unsolved = unsolved & jnp.isfinite(iterate.norm)
+        else:
+            unsolved = found.elimination.singular
 
-        def look(new: Iterate) -> tuple[Left, Bool[Array, ""]]:
+        def look(new: Iterate) -> tuple[tuple[Left, Vector], Bool[Array, ""]]:
             """What is left of the correction at `new`, and whether that is little."""
-            remainder = self._remainder(old, found, now, new)
+            remainder = found.remainder(y, state.reach, new, old.left.correction)
             reach = componentwise.grown(state.reach, new.y)
             both = map(componentwise.sizes, (delta, remainder))
             larger = jax.tree.map(jnp.maximum, *both)
@@ -177,47 +178,51 @@ class Newton(AbstractSolver):
                 (delta, reach),
                 (remainder, reach),
                 (visible(larger, new.y, reach), new.y),
+                found.bent(state.memory.remainder, y),
             )
             left = Left(ratios)
             falls = halved(left.correction, left.remainder)
             little = falls | (left.units <= 1) | self.absolute(new)
-            little = little | steady & self._invisible(left, y)
-            return left, little & (found.factor is not None)
+            little = little | (left.bent <= 1) & self._invisible(left, y)
+            return (left, remainder), little & (found.factor is not None)
 
-        direction = jax.tree.map(jnp.negative, found.correction)
+        correction = found.correction
         units, damping = state.memory.units, state.memory.damping
         if found.rows is not None:
-            units = tree_math.ravel(iterate.residual)[1](row_norms(found.rows))
+            units = tree_math.ravel(iterate.residual)[1](row_units(found.rows))
         elif found.made_of is not None:
             units = found.made_of
         active, share = jnp.zeros((), bool), 1.0
         if damping is not None:
             active = damping.numbers.active
-            direction, share, damping = self._damped(
+            moved = componentwise.ratio(delta, state.reach)
+            correction, share, damping = self._damped(
                 iterate, damping, found, units, moved
             )
         if self.line_search:
             leap = self._leap(found, unsolved, old, y)
             leap = tree_math.where(active, y, leap)
             forced = (old.counts.creeping >= CREEPING) & ~active
-            search = look, nothing, leap, forced, share
-            trial = backtrack(system, iterate, direction, units, *search)
+            unknown = jnp.full_like(old.left.numbers, jnp.inf)
+            nothing = Left(unknown), tree_math.zeros_like(delta)
+            farthest = LONGEST_LEAP * (state.first_norm + state.first_size)
+            search = look, nothing, leap, farthest, forced, share
+            trial = backtrack(system, iterate, correction, units, *search)
         else:
-            new = system.evaluate(tree_math.add(iterate.y, direction))
-            one, no = jnp.ones((), jnp.int32), jnp.zeros((), bool)
-            trial = Trial(one.astype(iterate.norm.dtype), new, look(new)[0], one, no)
-        rejected = trial.rejected
-        # A leap that leads nowhere is not taken.
-        stays = dataclasses.replace(trial, iterate=iterate, found=nothing)
-        nowhere = rejected & self._too_far(state, trial.iterate)
-        trial = tree_math.where(nowhere, stays, trial)
+            new = system.evaluate(tree_math.subtract(iterate.y, correction))
+            numbers = {"length": 1, "norm": new.norm, "evaluations": 1}
+            numbers = Numbers.of(iterate.norm.dtype, **numbers, rejected=False)
+            trial = Trial(new, look(new)[0], numbers)
+        (left, remainder), rejected = trial.found, trial.numbers.rejected
+        spent_here = trial.numbers.evaluations.astype(jnp.int32)
         idle = old.counts.idle
         forcing, spent = found.judged(system, trial.iterate, self.tolerance, idle)
-        books = self._entry(old, trial, found, active, steady, forcing)
+        books = self._entry(old, trial, left, found, active, forcing)
         if damping is not None:
-            damping = damping.after(trial.length, rejected)
-        kept, lost = state.memory.units, unsolved | found.missed
-        memory = _Memory(found.elimination, kept, books, lost, damping, forcing)
+            damping = damping.after(trial.numbers.length, rejected)
+        kept, unsolved = state.memory.units, unsolved | found.missed
+        solved = found.elimination, remainder
+        memory = _Memory(*solved, kept, books, unsolved, damping, forcing)
         hopeless = books.counts.leaps > MAX_LEAPS
         if found.elimination is None:
             hopeless = hopeless | unsolved
@@ -225,32 +230,16 @@ class Newton(AbstractSolver):
         # Only rounding is left, and the linear solver cannot confirm it.
         halted = halted | (books.counts.rounded & ~memory.held)
         if not self.line_search:
-            halted = halted | unsolved
-        return state.moved(trial.iterate, memory, trial.evaluations + spent, halted)
-
-    def _remainder(
-        self, old: Books, found: Correction, now: Array, new: Iterate
-    ) -> Vector:
-        """What is left of a correction at the point that it leads to: with the factors
-        at hand, or else as the rate of the corrections tells; `now` is their size."""
-        if found.factor is not None:
-            residual = jax.lax.stop_gradient(new.residual)
-            return found.factor.solve(residual, transposed=False)
-        before, rate = old.left.correction, found.rate(new.residual)
-        if rate is None:
-            rate = jnp.where(jnp.isfinite(before), now / before, 1)
-        rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
-        return tree_math.scaled(rate, jax.lax.stop_gradient(found.correction))
+            halted = halted | ~jnp.isfinite(tree_math.max_norm(delta))
+        return state.moved(trial.iterate, memory, spent_here + spent, halted)
 
     def _leap(
         self, found: Correction, unsolved: Array, old: Books, y: Vector
     ) -> Vector:
         """Where to go from a local minimum of `|F|`: by the full step, or else by a
         little one."""
-        singular, count = unsolved, old.counts.leaps
-        if found.elimination is not None:
-            singular = unsolved | found.elimination.singular
-        little = singular | (jnp.mod(count, 2) == 1)
+        count = old.counts.leaps
+        little = unsolved | (count / 2 != jnp.floor(count / 2))
         delta = jax.lax.stop_gradient(found.correction)
         full = tree_math.subtract(y, delta)
         return tree_math.where(little, displaced(y, count), full)
@@ -263,12 +252,12 @@ class Newton(AbstractSolver):
         units: Vector,
         moved: Array,
     ) -> tuple[Vector, Array, Damping]:
-        """Newton's direction, or a damped step where such are taken and the correction,
-        which `moved` by so much, is not small yet; the share of `|F|^2` that falls
-        along it; and what damped it."""
-        direction, J = jax.tree.map(jnp.negative, found.correction), found.matrix
+        """Newton's correction, or a damped one where such are made and Newton's, which
+        `moved` by so much, is not small yet; the share of `|F|^2` that falls along it;
+        and what damped it."""
+        correction, J = found.correction, found.matrix
         assert isinstance(J, jax.Array)
-        far = ~(moved <= tree_math.coarsest_eps(direction) ** NEAR)
+        far = ~(moved <= tree_math.coarsest_eps(correction) ** NEAR)
 
         # A loop of one round, whose matrix depends on the carry: see ARCHITECTURE.md.
         def damp(carry: tuple) -> tuple:
@@ -276,7 +265,7 @@ class Newton(AbstractSolver):
             step = damping.step(matrix, iterate.residual, iterate.y, units)
             return jnp.zeros((), bool), *step
 
-        first = damping.numbers.active & far, direction, jnp.ones_like(moved), damping
+        first = damping.numbers.active & far, correction, jnp.ones_like(moved), damping
         return tree_math.while_loop(lambda carry: carry[0], damp, first)[1:]
 
     def restarted(self, state: State) -> State | None:
@@ -291,20 +280,19 @@ class Newton(AbstractSolver):
         self,
         old: Books,
         trial: Trial,
+        left: Left,
         found: Correction,
         damped: Bool[Array, ""],
-        steady: Bool[Array, ""],
         forcing: Forcing | None,
     ) -> Books:
-        """What a step has shown, along the correction that was `found`; `steady` is
-        whether the Jacobian was the same a step ago."""
-        new, left = jax.lax.stop_gradient(trial.iterate), trial.found
+        """What a step has shown, along the correction that was `found`."""
+        new = jax.lax.stop_gradient(trial.iterate)
         eps, exact = tree_math.coarsest_eps(new.y), new.norm == 0
         # Rounding: of each equation; or the corrections have ceased to fall.
         measure = jnp.maximum(left.correction, left.remainder)
         fell = measure < 0.9 * old.counts.least
         idle = jnp.where(fell, 0, old.counts.idle + 1)
-        still = steady & self._invisible(left, new.y)
+        still = (left.bent <= 1) & self._invisible(left, new.y)
         still = jnp.where(still, old.counts.still + 1, 0)
         floor = (idle >= IDLE) & ((measure <= eps**FLOOR) | (still >= IDLE))
         if found.rows is not None:
@@ -315,11 +303,12 @@ class Newton(AbstractSolver):
             floor = floor | rounded(new.residual, new.y, rows, FEW)
         if forcing is not None:
             floor = floor | ((idle >= IDLE) & forcing.floor)
-        full = (trial.length == 1) & ~trial.rejected
+        length, rejected = trial.numbers.length, trial.numbers.rejected
+        full = (length == 1) & ~rejected
         linear = (left.moved >= LINEAR * old.left.moved) & (left.moved <= eps**NEAR)
         linear = full & ~exact & linear & (left.moved >= LONGER * old.left.left)
-        short = (trial.length < 1 / 8) & ~trial.rejected & ~damped
-        overruled = trial.rejected | (old.counts.creeping >= CREEPING)
+        short = (length < 1 / 8) & ~rejected & ~damped
+        overruled = rejected | (old.counts.creeping >= CREEPING)
         # (Of damped steps none is taken against the search: those in a row count.)
         leaps = jnp.where(damped & ~overruled, 0, old.counts.leaps)
         counts = Counts.of(
@@ -338,10 +327,6 @@ class Newton(AbstractSolver):
     def _invisible(self, left: Left, y: Vector) -> Bool[Array, ""]:
         """Whether a correction may be no more than the rounding of `fn` itself."""
         return left.seen <= tree_math.coarsest_eps(y) ** FLOOR
-
-    def _too_far(self, state: State, iterate: Iterate) -> Bool[Array, ""]:
-        start = state.first_norm + state.first_size
-        return ~(iterate.norm <= LONGEST_LEAP * start)
 
     def converged(self, state: State) -> Bool[Array, ""]:
         iterate, books = state.iterate, state.memory.books
@@ -369,12 +354,9 @@ class Newton(AbstractSolver):
 
     def failure_reason(self, state: State) -> Status:
         memory = state.memory
-        status = Status.stagnated
-        if memory.elimination is None:
-            status = Status.where(memory.unsolved, Status.linear_solve_failed, status)
-        else:
-            singular = memory.elimination.singular
-            status = Status.where(singular, Status.singular, status)
+        formed = memory.elimination is not None
+        why = Status.singular if formed else Status.linear_solve_failed
+        status = Status.where(memory.unsolved, why, Status.stagnated)
         status = Status.where(self._wrong(memory), Status.wrong_sparsity, status)
         return Status.where(memory.books.degenerate, Status.degenerate, status)
 

@@ -34,21 +34,9 @@ class Left(Packed):
     seen = Number()
     """The larger of both, relative to the unknowns, but for those that are lost in the
     last digits of what they were on the way."""
-
-    @classmethod
-    def nothing(cls, correction: Array, moved: Array) -> "Left":
-        """Of a correction that is not made: all of it."""
-        inf = jnp.inf
-        return cls.of(
-            correction.dtype,
-            correction=correction,
-            remainder=correction,
-            units=inf,
-            error=inf,
-            moved=moved,
-            left=inf,
-            seen=inf,
-        )
+    bent = Number()
+    """How the correction differs from what was left of the one before, in units of what
+    a Jacobian that stays the same makes of it."""
 
 
 class Counts(Packed):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from implicax._core import tree_math
+from implicax._core import componentwise, tree_math
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import Auto, LinearSolve
@@ -24,7 +24,7 @@ from implicax._linear.sparse_lu import SparseElimination, SparseLU
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.forcing import MOST, Forcing
 from implicax._solvers.residual_noise import lost_in_noise
-from implicax._solvers.termination import SETTLED, Tolerance
+from implicax._solvers.termination import SETTLED, STRAIGHT, Pair, Tolerance, relative
 
 
 class Correction(eqx.Module):
@@ -45,6 +45,38 @@ class Correction(eqx.Module):
     """... what each equation is made of, ..."""
     norm: Float[Array, ""] | None = None
     """... and the Euclidean norm of the residual, relative to that."""
+
+    def remainder(
+        self, y: Vector, reach: Vector, new: Iterate, before: Array
+    ) -> Vector:
+        """What is left of the correction of `y` at the point that it leads to: with the
+        factors at hand; or else as its rate tells, or that of all corrections, `before`
+        being the size of the last."""
+        residual = jax.lax.stop_gradient(new.residual)
+        if self.factor is not None:
+            return self.factor.solve(residual, transposed=False)
+        delta = jax.lax.stop_gradient(self.correction)
+        now, rate = relative(delta, y, reach), self.rate(residual)
+        if rate is None:
+            rate = jnp.where(jnp.isfinite(before), now / before, 1)
+        rate = jnp.minimum(jnp.where(now == 0, 0, rate), 1)
+        return tree_math.scaled(rate, delta)
+
+    def bent(self, expected: Vector, y: Vector) -> Pair:
+        """How the correction of `y` differs from what was left of the one before, and
+        what a Jacobian that stays the same makes of it: along the corrections, which is
+        where it matters. (Less than the last digits of `y` says nothing.)"""
+        delta = jax.lax.stop_gradient(self.correction)
+        if self.factor is None:
+            return jax.tree.map(lambda d: jnp.full_like(d, jnp.inf), delta), delta
+
+        def change(delta: Array, expected: Array, y: Array) -> tuple[Array, Array]:
+            size = jnp.maximum(jnp.abs(delta), jnp.abs(expected))
+            nothing = size <= componentwise.eps(y) * jnp.abs(y)
+            return jnp.where(nothing, 0, delta - expected), STRAIGHT * size
+
+        pairs = jax.tree.map(change, delta, expected, y)
+        return jax.tree.transpose(jax.tree.structure(y), None, pairs)
 
     def rate(self, residual: Vector) -> Float[Array, ""] | None:
         """What is left of the correction at the point that it led to, as far as an

@@ -121,9 +121,7 @@ def relative(error: Vector, y: Vector, reach: Vector) -> Float[Array, ""]:
 def halved(first: Array, second: Array) -> Bool[Array, ""]:
     """Whether the second of two corrections is at most half of the first: both as the
     largest component, relative to the unknowns."""
-    usable = (first > 0) & jnp.isfinite(first)
-    found = jnp.where(usable, second / jnp.where(usable, first, 1), jnp.inf)
-    return (second == 0) | (found <= MONOTONE)
+    return (second == 0) | (jnp.isfinite(first) & (second <= MONOTONE * first))
 
 
 def rounded(
