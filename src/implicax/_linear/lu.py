@@ -69,8 +69,8 @@ def factorise(matrix: Float[Array, "n n"]) -> LUFactors:
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
         return LUFactors(matrix / scale[:, None], zero, scale)
-    lu, _, permutation = jax.lax.linalg.lu(matrix / scale[:, None])
-    return LUFactors(lu, permutation, scale)
+    lu, pivots, _ = jax.lax.linalg.lu(matrix / scale[:, None])
+    return LUFactors(lu, permutation_of(pivots), scale)
 
 
 class Elimination(eqx.Module):
