@@ -8,6 +8,7 @@ that it is the middle of.
 import dataclasses
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
@@ -53,7 +54,6 @@ def run_in_charts(
         return found, point, jnp.isfinite(moved) & (moved > NEAR)
 
     _, (_, base) = frozen
-    found, point, further = attempt(base)
 
     def again(carry: tuple) -> tuple:
         before, _, base, _, count = carry
@@ -66,13 +66,19 @@ def run_in_charts(
         found = dataclasses.replace(found, stats=stats)
         return found, base, point, further, count + 1
 
-    count = jnp.ones((), jnp.int32)
-    carry = (found, base, point, further, count)
-    if tree_math.traced(further):
+    going, count = jnp.ones((), bool), jnp.zeros((), jnp.int32)
+    if any(map(tree_math.traced, (going, *jax.tree.leaves(frozen)))):
+        # It enters with nothing found: so a solve is compiled only once.
+        like, *_ = jax.eval_shape(attempt, base)
+        nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
         carry = tree_math.while_loop(
-            lambda carry: carry[3] & (carry[4] < MAX_CHARTS), again, carry
+            lambda carry: carry[3] & (carry[4] < MAX_CHARTS),
+            again,
+            (nothing, base, base, going, count),
         )
     else:
+        found, point, further = attempt(base)
+        carry = found, base, point, further, count + 1
         while bool(carry[3]) and int(carry[4]) < MAX_CHARTS:
             carry = again(carry)
     found, base, _, further, _ = carry

@@ -18,6 +18,9 @@ Two things have no scale of their own:
   that stays the same.
 """
 
+import functools
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -161,7 +164,9 @@ class Evidence(eqx.Module):
     multiple: Bool[Array, ""]
     """Whether they fall as they do at a singular solution, above rounding."""
     singular: Bool[Array, ""]
-    """Whether rounding errors of the equations leave `y` undetermined."""
+    """Whether rounding errors of the equations leave `y` undetermined, ..."""
+    loose: Bool[Array, ""]
+    """... those of a fixed point, which is never known better than `eps |y|`."""
     still: Bool[Array, ""]
     """Whether the correction is one that rounding errors make: visible in no unknown,
     of no use, and with the same Jacobian after it."""
@@ -183,13 +188,18 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     else:
         matrix = system.sparse_jacobian(answer.y)
         factor = SparseLU.of(matrix)
-    correction = factor.solve(answer.residual, transposed=False)
-    iterate = system.evaluate(tree_math.subtract(answer.y, correction))
-    remainder = factor.solve(iterate.residual, transposed=False)
-    eps, rows = tree_math.coarsest_eps(answer.y), magnitude(matrix, answer.y)
-    # What the rounding of the equations makes of a correction, about.
+    coarsest, rows = tree_math.coarsest_eps(answer.y), magnitude(matrix, answer.y)
     _, unravel = tree_math.ravel(answer.residual)
-    noise = factor.solve(unravel(eps * rows), transposed=False)
+    # The correction, and what rounding errors of the equations make of one, about.
+    own = jax.tree.map(lambda y: eps(y) * jnp.abs(y), answer.y)
+    sources = answer.residual, unravel(coarsest * rows), own
+    together = jax.tree.map(lambda *leaves: jnp.stack(leaves), *sources)
+    solve = functools.partial(factor.solve, transposed=False)
+    solved = jax.vmap(solve)(together)
+    columns = (jax.tree.map(operator.itemgetter(k), solved) for k in range(3))
+    correction, noise, own = columns
+    iterate = system.evaluate(tree_math.subtract(answer.y, correction))
+    remainder = solve(iterate.residual)
     made, undone = map(componentwise.sizes, (correction, remainder))
     # (What a correction has mended was no rounding error, however small.)
     unexplained = jax.tree.map(
@@ -198,16 +208,17 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         made,
         undone,
     )
-    moved, left, unknown, first, second, floor, seen = componentwise.ratios(
+    moved, left, unknown, loose, first, second, floor, seen = componentwise.ratios(
         *corrections(answer.y, correction, iterate.y, remainder, reach),
         to_own(noise, answer.y, reach),
+        to_own(own, answer.y, reach),
         # (Relative to the largest on the way: the solution may be zero.)
         (correction, reach),
         (remainder, reach),
         (noise, reach),
         (unexplained, answer.y),
     )
-    near = (first <= eps**0.25) & (first > 10 * floor)
+    near = (first <= coarsest**0.25) & (first > 10 * floor)
     low, high = MULTIPLE
     multiple = near & (second >= low * first) & (second <= high * first)
     # So do the rounding errors of `F`, by chance; but at a singular solution the
@@ -224,10 +235,11 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         factor,
         rows,
         num_terms(matrix),
-        trusted=believable(moved, left, eps),
+        trusted=believable(moved, left, coarsest),
         multiple=multiple & (bend >= BENT * unbent),
-        singular=factor.singular | ~(unknown <= eps**FLOOR),
-        still=(seen <= eps**FLOOR) & (bend <= STRAIGHT * unbent),
+        singular=factor.singular | ~(unknown <= coarsest**FLOOR),
+        loose=factor.singular | ~(loose <= coarsest**FLOOR),
+        still=(seen <= coarsest**FLOOR) & (bend <= STRAIGHT * unbent),
     )
 
 
@@ -295,14 +307,7 @@ def confirm(
     )
     small = rounded(answer.residual, y, seen.rows, seen.terms)
     floor = idle & ((error <= tree_math.coarsest_eps(y) ** FLOOR) | seen.still)
-    singular = seen.factor.singular
-    if system.fixed_point:
-        # `y - f(y)` is never known better than `eps |y|`.
-        noise = jax.tree.map(lambda leaf: eps(leaf) * jnp.abs(leaf), y)
-        noise = seen.factor.solve(noise, transposed=False)
-        singular = singular | ~(
-            relative(noise, y, reach) <= tree_math.coarsest_eps(y) ** FLOOR
-        )
+    singular = seen.loose if system.fixed_point else seen.factor.singular
     solved = (seen.trusted & ((units <= 1) | small)) | floor
     solved = jnp.where(singular, believed | small, solved) & (near | ~singular)
     error = jnp.where(singular, jnp.inf, error)
