@@ -5,6 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
@@ -15,11 +16,11 @@ MatVec = Callable[[Vector], Vector]
 #: A pivot below so many times its rounding error is zero.
 LOST = 32.0
 #: Exchanges of rows to a round of a loop.
-EXCHANGES = 16
+EXCHANGES = 32
 
 
 class LUFactors(eqx.Module):
-    """`P D^-1 J = L U`: rows scaled to absolute sums of one, partial pivoting.
+    """`P D^-1 J = L U`: rows scaled to absolute sums of about one, partial pivoting.
 
     The scaling makes pivoting, and the verdict on singularity, independent of the units
     of the equations (Golub & Van Loan, *Matrix Computations*, sec. 3.5.2).
@@ -28,7 +29,8 @@ class LUFactors(eqx.Module):
     lu: Float[Array, "n n"]
     permutation: Int[Array, " n"]
     scale: Float[Array, " n"]
-    """The sum of the absolute entries of each row of `J`."""
+    """Of each row of `J`, the sum of its absolute entries, down to a power of two: to
+    divide by that makes no rounding errors."""
 
     @property
     def singular(self) -> Bool[Array, ""]:
@@ -65,7 +67,7 @@ def _taken(rows: Array, places: Array) -> Array:
 
 def factorise(matrix: Float[Array, "n n"]) -> LUFactors:
     """LU with scaled partial pivoting."""
-    scale = row_sums(matrix)
+    scale = down_to_power_of_two(row_sums(matrix))
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
         return LUFactors(matrix / scale[:, None], zero, scale)
@@ -101,7 +103,7 @@ def augment(
     matrix: Float[Array, "n n"], b: Float[Array, " n"]
 ) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
     """`D^-1 [J, b]` and the diagonal of `D`."""
-    scale = row_sums(matrix)
+    scale = down_to_power_of_two(row_sums(matrix))
     return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
 
 
@@ -126,6 +128,17 @@ def row_sums(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     sums = jnp.abs(matrix) @ jnp.ones((matrix.shape[1],), matrix.dtype)
     usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
     return jnp.where(usable, sums, 1)
+
+
+def down_to_power_of_two(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    """The largest power of two that is no larger, of normal numbers: without their
+    fraction (IEEE 754)."""
+    finfo = jnp.finfo(x.dtype)
+    bits = jnp.dtype(f"int{finfo.bits}")
+    exponent = ~np.array((1 << finfo.nmant) - 1, bits)
+    return jax.lax.bitcast_convert_type(
+        jax.lax.bitcast_convert_type(x, bits) & exponent, x.dtype
+    )
 
 
 def permutation_of(pivots: Int[Array, " n"]) -> Int[Array, " n"]:

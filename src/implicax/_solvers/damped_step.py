@@ -2,7 +2,7 @@
 
     min |F + J p|^2 + damping |D p|^2,
 
-each equation divided by the norm of its row of `J`, so that its unit does not matter,
+each equation divided by the size of its row of `J`, so that its unit does not matter,
 and `D` the largest column norms of that so far (More 1978, eq. 6.3). It is a step down
 the sum of squares however singular `J` is. By a QR decomposition: nothing is squared.
 """
