@@ -146,13 +146,16 @@ def newton_iterates() -> Case:
     return Case(ix.Root(residual), lambda E, a: E**2, args, values, truth)
 
 
-def conditioned(condition: float, sizes: list[float], n: int = 6) -> Case:
+def conditioned(
+    condition: float, sizes: list[float], n: int = 6, seed: int | None = None
+) -> Case:
     """`M phi(y) = a` with `phi(y) = y + y^3 / 10` and `cond(M) = condition`.
 
     Closed form: for the loss `w^T y`, `dl/da = M^-T (w / phi'(y))`, evaluated for the
     float64 numbers of `M` in 50-digit arithmetic.
     """
-    rng = np.random.default_rng(int(np.log10(condition)))
+    seed = int(np.log10(condition)) if seed is None else seed
+    rng = np.random.default_rng(seed)
     left, _ = np.linalg.qr(rng.normal(size=(n, n)))
     right, _ = np.linalg.qr(rng.normal(size=(n, n)))
     M = left @ np.diag(np.logspace(0, -np.log10(condition), n)) @ right

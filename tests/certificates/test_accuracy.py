@@ -48,6 +48,42 @@ def test_the_true_error_is_below_what_was_asked_for(name):
         assert float(result.certificate.relative_gradient_error) <= asked / 2
 
 
+def test_it_is_not_met_where_rounding_errors_decide():
+    """At a condition number of 1e8 about one in eight gradients is wrong by more than
+    1e-8, and no correction shows it."""
+    met = {1e-8: 0, 1e-6: 0}
+    for seed in range(100, 130):
+        c = problems.conditioned(1e8, [1e-2], seed=seed)
+        for asked in met:
+            result = ix.certified_gradient(
+                c.loss,
+                c.problem,
+                c.values[0],
+                c.args,
+                gradient_rtol=asked,
+                solver=ix.Newton(),
+                on_failure="ignore",
+            )
+            met[asked] += bool(result.met)
+            if result.met:
+                assert true_error(c, result.gradient) < asked, seed
+    assert met[1e-8] >= 15
+    assert met[1e-6] == 30
+
+
+def test_the_error_tells_of_rounding_errors():
+    c = problems.conditioned(1e8, [1e-2])
+    with pytest.raises(ix.AccuracyError, match="Rounding errors alone make about"):
+        ix.certified_gradient(
+            c.loss,
+            c.problem,
+            c.values[0],
+            c.args,
+            gradient_rtol=1e-11,
+            solver=ix.Newton(),
+        )
+
+
 @pytest.mark.parametrize("name", ["contraction", "complex map"])
 def test_it_takes_at_most_three_times_the_best_fixed_tolerance(name):
     """The best: the loosest power of 10^(1/4) whose gradient is right enough."""

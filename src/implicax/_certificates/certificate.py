@@ -46,6 +46,9 @@ class Certificate(eqx.Module):
     elasticity_error: Float[Array, ""]
     """The largest error of an elasticity `a_i dl/da_i`, relative to the largest
     elasticity: an error without units, which none of the components hides from."""
+    rounding_error: Float[Array, ""] | None
+    """What rounding errors of `value` and of the adjoint make of `gradient`, about,
+    relative to the norm of `corrected_gradient`; `None` where no Jacobian is formed."""
     worst: Int[Array, ""]
     """The component with that error, by its place in the raveled `gradient`."""
     corrected_gradient: PyTree[Array]
@@ -115,6 +118,8 @@ def _checks(c: Certificate) -> list[_Check]:
     correct = (c.relative_gradient_error <= TRUSTED_ERROR) & (
         c.elasticity_error <= TRUSTED_ERROR
     )
+    if c.rounding_error is not None:
+        correct = correct & (c.rounding_error <= TRUSTED_ERROR)
     checks = [
         _Check(
             "solution",
@@ -180,7 +185,11 @@ def _checks(c: Certificate) -> list[_Check]:
         _Check(
             "gradient",
             correct,
-            lambda: f"relative error about {c.relative_gradient_error:.1e}" + _worst(c),
+            lambda: (
+                f"relative error about {c.relative_gradient_error:.1e}"
+                + _worst(c)
+                + _rounded(c)
+            ),
             "tighten the solver's rtol/atol or raise max_steps; corrected_gradient has "
             "the square of this error where it is well below one",
         ),
@@ -209,6 +218,13 @@ def _worst(c: Certificate) -> str:
             name = f"args{jax.tree_util.keystr(path)}{[*map(int, index)] or ''}"
         total += leaf.size
     return f", {c.elasticity_error:.1e} in {name}" if total > 1 else ""
+
+
+def _rounded(c: Certificate) -> str:
+    """What rounding errors leave, where that is little."""
+    if c.rounding_error is None or c.rounding_error <= TRUSTED_ERROR:
+        return ""
+    return f", of which rounding errors make {c.rounding_error:.1e}"
 
 
 def _report(c: Certificate) -> str:

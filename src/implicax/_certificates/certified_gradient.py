@@ -61,8 +61,8 @@ class CertifiedGradient(eqx.Module):
     """The solution it was evaluated at, NaN under `jit` where the solve failed; `stats`
     add up all rounds."""
     met: Bool[Array, ""]
-    """Whether the solve converged, its certificate is `ok`, and the error bar is below
-    what was asked for."""
+    """Whether the solve converged, its certificate is `ok`, and the error bar, and what
+    rounding errors may make of the gradient, are below what was asked for."""
     rounds: Int[Array, ""]
     """Solves made."""
 
@@ -99,12 +99,20 @@ class AccuracyError(ConvergenceError):
             f"The gradient's relative error bar is {reached:.1e}"
             f"{'' if bool(result.certificate.ok) else ' (not to be trusted)'}, and "
             f"gradient_rtol={asked:.1e} was asked for (with a factor of {SAFETY:g} to "
-            "spare).\n"
+            f"spare).{_lost(result.certificate, asked)}\n"
             f"  {solver} ended: {Status[result.solution.status]}\n"
             f"  {result.certificate!r}\n"
             "  What to try: what the certificate says; raise max_steps; a faster "
             "solver (ix.Newton); float64; or ask for less.",
         )
+
+
+def _lost(certificate: Certificate, asked: float) -> str:
+    """Where it is rounding errors that are in the way."""
+    rounding = certificate.rounding_error
+    if rounding is None or float(rounding) <= asked:
+        return ""
+    return f" Rounding errors alone make about {float(rounding):.1e} of it."
 
 
 class _Round(eqx.Module):
@@ -133,7 +141,8 @@ def certified_gradient(
 
     Solves to a first tolerance, certifies the gradient, and goes on from there with a
     tighter one until it has converged, the certificate is `ok`, and its error bar,
-    twice over, is below `gradient_rtol`.
+    twice over, is below `gradient_rtol`. (What rounding errors leave unknown in an
+    ill-conditioned problem no tolerance mends: that must be below it, too.)
 
     **Arguments:**
 
@@ -244,7 +253,10 @@ def _tighten(
         evidence = certificate(quantity, outcome.y, args, view)
         solved = outcome.status == Status.converged
         bar = SAFETY * evidence.relative_gradient_error
-        return outcome, evidence, solved & evidence.ok & (bar <= asked)
+        met = solved & evidence.ok & (bar <= asked)
+        if evidence.rounding_error is not None:
+            met = met & (evidence.rounding_error <= asked)
+        return outcome, evidence, met
 
     def going(last: _Round) -> Bool[Array, ""]:
         able = last.outcome.status == Status.converged

@@ -150,6 +150,11 @@ def certificate(
         *map(_parts, (gradient.change, gradient.moved, gradient.corrected))
     )
     error = jnp.maximum(error, moved)
+    rounding = None
+    if gradient.rounding is not None:
+        lost = tree_math.two_norm(_parts(gradient.rounding))
+        # (Of a gradient that is exactly zero there are no digits to lose.)
+        rounding = jnp.where(size == 0, 0, lost / size)
     elastic = elasticity(gradient.errors, gradient.corrected, args)
     return Certificate(
         gradient=gradient.value,
@@ -157,6 +162,7 @@ def certificate(
         relative_gradient_error=jnp.where(error == 0, 0, error / size),
         gradient_errors=gradient.errors,
         elasticity_error=elastic.error,
+        rounding_error=rounding,
         worst=elastic.worst,
         corrected_gradient=gradient.corrected,
         solution_error=distance,

@@ -6,6 +6,9 @@ along `delta` by `(s, c)`; the adjoint changes by `J^-T s`, and the gradient by
 `c - F_a^T J^-T s`. What the adjoint equation is off by, `r`, is worth `-F_a^T J^-T r`
 more: both are one linear solve. The other account is the gradient after two
 corrections, less this one.
+
+Rounding errors of `y`, and of the adjoint equation, make errors of the gradient in the
+same way. No correction shows them, which has its own: they are tried.
 """
 
 import dataclasses
@@ -33,6 +36,8 @@ class ImplicitGradient(eqx.Module):
     """The error to first order, ..."""
     moved: PyTree[Array]
     """... and as two corrections show it."""
+    rounding: PyTree[Array] | None
+    """What rounding errors make of it, as far as is known: root mean squares."""
 
     @property
     def corrected(self) -> PyTree[Array]:
@@ -64,11 +69,23 @@ def implicit_gradient(
         return by_y, solve.transposed(lambda u: pullback(u)[0], by_y)
 
     by_y, u = adjoint(v)
-    (left, g), (slope, change) = jax.jvp(
-        lambda v: quantity.stationarity(v, args, u), (v,), (delta,)
-    )
+    left, g = quantity.stationarity(v, args, u)
     _, pullback = jax.vjp(lambda args: quantity.residual(v, args), args)
-    change = tree_math.subtract(change, pullback(jacobian.adjoint(slope, left))[0])
+
+    def to_first_order(delta: Vector, left: Vector) -> PyTree[Array]:
+        _, (slope, change) = jax.jvp(
+            lambda v: quantity.stationarity(v, args, u), (v,), (delta,)
+        )
+        return tree_math.subtract(change, pullback(jacobian.adjoint(slope, left))[0])
+
+    samples, rounding = jacobian.rounding_errors(u, by_y), None
+    if samples is None:
+        change = to_first_order(delta, left)
+    else:
+        together = jax.tree.map(_before, (delta, left), samples)
+        changes = jax.vmap(to_first_order)(*together)
+        change = jax.tree.map(lambda x: x[0], changes)
+        rounding = jax.tree.map(_root_mean_square, changes)
     _, there = adjoint(target)
     moved = tree_math.subtract(quantity.stationarity(target, args, there)[1], g)
     if quantity.hessian == "gauss_newton":
@@ -79,4 +96,13 @@ def implicit_gradient(
         exact, (left, g) = g, quantity.stationarity(v, args, u)
         bias = tree_math.subtract(exact, g)
         change, moved = tree_math.add(change, bias), tree_math.add(moved, bias)
-    return ImplicitGradient(g, u, (left, by_y), change, moved)
+    return ImplicitGradient(g, u, (left, by_y), change, moved, rounding)
+
+
+def _before(x: Array, samples: Array) -> Array:
+    return jnp.concatenate([x[None], samples])
+
+
+def _root_mean_square(changes: Array) -> Array:
+    """Of all but the first."""
+    return jnp.sqrt(jnp.mean(jnp.abs(changes[1:]) ** 2, axis=0))

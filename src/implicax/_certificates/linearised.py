@@ -13,11 +13,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from implicax._core import tree_math
+from implicax._core.noise import noise
 from implicax._core.tree_math import DENSE_LIMIT, Vector
 from implicax._linear.jacobian_structure import JacobianStructure
 from implicax._linear.krylov import Krylov
 from implicax._linear.linear_solve import SMALL, Auto, LinearSolve
 from implicax._linear.lu import LUFactors, MatVec, factorise, materialize
+from implicax._linear.matrix import Matrix, magnitude
 from implicax._linear.minimum_norm import MinimumNorm
 from implicax._linear.sparse_lu import SparseLU
 from implicax._linear.sparse_matrix import SparseMatrix
@@ -27,6 +29,10 @@ from implicax._linear.spectral_estimates import (
     no_descent,
     spectral_radius,
 )
+
+#: So many rounding errors are tried: of six, the root mean square is hardly ever less
+#: than a third of what is usual.
+SAMPLES = 6
 
 
 class Spectrum(NamedTuple):
@@ -72,6 +78,35 @@ class Linearised(eqx.Module):
     def _factor(self) -> LUFactors | SparseLU | None:
         factor = self.solve.approximate_inverse
         return factor if isinstance(factor, LUFactors | SparseLU) else None
+
+    @property
+    def _formed(self) -> Matrix | None:
+        factor = self._factor
+        return factor.matrix if isinstance(factor, SparseLU) else self.matrix
+
+    def rounding_errors(
+        self, adjoint: Vector, by_y: Vector
+    ) -> tuple[Vector, Vector] | None:
+        """What rounding errors may make of `v`, and of what is left of the equation
+        `J^T u = dl/dy` of the `adjoint`: a few samples of each, stacked. `None` where
+        the Jacobian is not formed.
+
+        Equations are known to the rounding unit of the terms that they sum up,
+        `|J| |v|` and `|J^T| |u| + |dl/dy|` (Higham, *Accuracy and Stability of
+        Numerical Algorithms*, ch. 7), and errors of that size elimination leaves.
+        """
+        J = self._formed
+        if J is None:
+            return None
+        _, unravel = tree_math.ravel(self.v)
+        transposed = J.transposed() if isinstance(J, SparseMatrix) else J.T
+        adjoint_rows = magnitude(transposed, adjoint)
+        adjoint_rows = adjoint_rows + jnp.abs(tree_math.ravel(by_y)[0])
+        unit = tree_math.coarsest_eps(self.v) / 2
+        rows = unit * jnp.stack([magnitude(J, self.v), adjoint_rows])
+        errors = rows[None] * noise((SAMPLES, *rows.shape), rows.dtype)
+        of_v = jax.vmap(lambda b: self.correct(unravel(b)))(errors[:, 0])
+        return of_v, jax.vmap(unravel)(errors[:, 1])
 
     def correct(self, b: Vector) -> Vector:
         """`J^-1 b`, for its size; NaN where `J` is singular."""

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
@@ -20,7 +19,7 @@ EXCHANGES = 32
 
 
 class LUFactors(eqx.Module):
-    """`P D^-1 J = L U`: rows scaled to absolute sums of about one, partial pivoting.
+    """`P D^-1 J = L U`: rows scaled to a largest entry of one, partial pivoting.
 
     The scaling makes pivoting, and the verdict on singularity, independent of the units
     of the equations (Golub & Van Loan, *Matrix Computations*, sec. 3.5.2).
@@ -29,8 +28,7 @@ class LUFactors(eqx.Module):
     lu: Float[Array, "n n"]
     permutation: Int[Array, " n"]
     scale: Float[Array, " n"]
-    """Of each row of `J`, the sum of its absolute entries, down to a power of two: to
-    divide by that makes no rounding errors."""
+    """The largest absolute entry of each row of `J`."""
 
     @property
     def singular(self) -> Bool[Array, ""]:
@@ -39,7 +37,7 @@ class LUFactors(eqx.Module):
 
     @property
     def product_size(self) -> Float[Array, ""]:
-        """`|J|`, as rounding errors of products see it: the maximum norm's."""
+        """`|J|`, as rounding errors of products see it: its largest entry."""
         return tree_math.max_abs(self.scale)
 
     def solve(self, b: Vector, transposed: bool) -> Vector:
@@ -67,7 +65,7 @@ def _taken(rows: Array, places: Array) -> Array:
 
 def factorise(matrix: Float[Array, "n n"]) -> LUFactors:
     """LU with scaled partial pivoting."""
-    scale = down_to_power_of_two(row_sums(matrix))
+    scale = row_scale(matrix)
     if scale.size == 1:
         zero = jnp.zeros((1,), jnp.int32)
         return LUFactors(matrix / scale[:, None], zero, scale)
@@ -103,7 +101,7 @@ def augment(
     matrix: Float[Array, "n n"], b: Float[Array, " n"]
 ) -> tuple[Float[Array, "n n+1"], Float[Array, " n"]]:
     """`D^-1 [J, b]` and the diagonal of `D`."""
-    scale = down_to_power_of_two(row_sums(matrix))
+    scale = row_scale(matrix)
     return jnp.concatenate([matrix, b[:, None]], axis=1) / scale[:, None], scale
 
 
@@ -130,15 +128,11 @@ def row_sums(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     return jnp.where(usable, sums, 1)
 
 
-def down_to_power_of_two(x: Float[Array, " n"]) -> Float[Array, " n"]:
-    """The largest power of two that is no larger, of normal numbers: without their
-    fraction (IEEE 754)."""
-    finfo = jnp.finfo(x.dtype)
-    bits = jnp.dtype(f"int{finfo.bits}")
-    exponent = ~np.array((1 << finfo.nmant) - 1, bits)
-    return jax.lax.bitcast_convert_type(
-        jax.lax.bitcast_convert_type(x, bits) & exponent, x.dtype
-    )
+def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
+    """The largest absolute entry of each row."""
+    # By columns, which is how the matrix was made: no transposed copy.
+    largest = tree_math.max_abs(matrix.T, axis=0)
+    return jnp.maximum(largest, jnp.finfo(matrix.dtype).tiny)
 
 
 def permutation_of(pivots: Int[Array, " n"]) -> Int[Array, " n"]:

@@ -155,10 +155,13 @@ class Evidence(eqx.Module):
     remainder: Vector
     """... the second, the error of `iterate`."""
     factor: LUFactors | SparseLU
+    reach: Vector
+    """The largest `|y_i|` on the way; infinite for an unknown that has always been zero
+    where all equations hold to their rounding errors."""
     rows: Float[Array, " n"]
-    """`|J| |y|`, ..."""
-    terms: int = eqx.field(static=True)
-    """... and how many terms that has."""
+    """What each equation is made of, `|J| |y|`, ..."""
+    small: Bool[Array, ""]
+    """... and whether every one is at its rounding error."""
     trusted: Bool[Array, ""]
     """Whether the corrections fall, or are at the square root of rounding already."""
     multiple: Bool[Array, ""]
@@ -198,6 +201,8 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     solved = jax.vmap(solve)(together)
     columns = (jax.tree.map(operator.itemgetter(k), solved) for k in range(3))
     correction, noise, own = columns
+    small = rounded(answer.residual, answer.y, rows, num_terms(matrix))
+    reach = jax.tree.map(lambda r: jnp.where((r == 0) & small, jnp.inf, r), reach)
     iterate = system.evaluate(tree_math.subtract(answer.y, correction))
     remainder = solve(iterate.residual)
     made, undone = map(componentwise.sizes, (correction, remainder))
@@ -233,8 +238,9 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         correction,
         remainder,
         factor,
+        reach,
         rows,
-        num_terms(matrix),
+        small,
         trusted=believable(moved, left, coarsest),
         multiple=multiple & (bend >= BENT * unbent),
         singular=factor.singular | ~(unknown <= coarsest**FLOOR),
@@ -301,15 +307,14 @@ def confirm(
     infinity) there is no correction, and that decides.
     """
     seen = examine(system, answer, reach)
-    y, correction = answer.y, seen.correction
+    y, correction, reach = answer.y, seen.correction, seen.reach
     units, error = componentwise.ratios(
         tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
     )
-    small = rounded(answer.residual, y, seen.rows, seen.terms)
     floor = idle & ((error <= tree_math.coarsest_eps(y) ** FLOOR) | seen.still)
     singular = seen.loose if system.fixed_point else seen.factor.singular
-    solved = (seen.trusted & ((units <= 1) | small)) | floor
-    solved = jnp.where(singular, believed | small, solved) & (near | ~singular)
+    solved = (seen.trusted & ((units <= 1) | seen.small)) | floor
+    solved = jnp.where(singular, believed | seen.small, solved) & (near | ~singular)
     error = jnp.where(singular, jnp.inf, error)
     solved = solved & jnp.isfinite(answer.norm)
     wrong = seen.wrong_sparsity
@@ -337,9 +342,8 @@ def judge_equations(
     if few and not system.reverse_only:
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
-        units = tolerance.units(error, v, reach)
-        small = rounded(answer.residual, v, seen.rows, seen.terms)
-        solved = seen.trusted & ((units <= 1) | small)
+        units = tolerance.units(error, v, seen.reach)
+        solved = seen.trusted & ((units <= 1) | seen.small)
         # Where the Jacobian is singular there is no correction: each equation decides.
         made_of = tree_math.ravel(answer.residual)[1](seen.rows)
         held = tolerance.units(answer.residual, made_of, reach) <= 1
@@ -348,7 +352,7 @@ def judge_equations(
         if wrong is not None:
             solved = solved & ~wrong
             refused = Status.where(wrong, Status.wrong_sparsity, refused)
-        known = relative(error, v, reach)
+        known = relative(error, v, seen.reach)
     else:
         size = equation_sizes(system, v, answer.residual)
         known = relative(answer.residual, size, reach)
