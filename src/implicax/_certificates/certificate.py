@@ -185,11 +185,7 @@ def _checks(c: Certificate) -> list[_Check]:
         _Check(
             "gradient",
             correct,
-            lambda: (
-                f"relative error about {c.relative_gradient_error:.1e}"
-                + _worst(c)
-                + _rounded(c)
-            ),
+            lambda: f"relative error about {c.relative_gradient_error:.1e}" + _where(c),
             "tighten the solver's rtol/atol or raise max_steps; corrected_gradient has "
             "the square of this error where it is well below one",
         ),
@@ -220,11 +216,11 @@ def _worst(c: Certificate) -> str:
     return f", {c.elasticity_error:.1e} in {name}" if total > 1 else ""
 
 
-def _rounded(c: Certificate) -> str:
-    """What rounding errors leave, where that is little."""
+def _where(c: Certificate) -> str:
+    """Where the error is, and where it is one of rounding."""
     if c.rounding_error is None or c.rounding_error <= TRUSTED_ERROR:
-        return ""
-    return f", of which rounding errors make {c.rounding_error:.1e}"
+        return _worst(c)
+    return _worst(c) + f", and of rounding about {c.rounding_error:.1e}"
 
 
 def _report(c: Certificate) -> str:
