@@ -25,6 +25,18 @@ def solver_of(name, problem):
     return ix.Newton()
 
 
+def certified(case, asked, solver, **options):
+    return ix.certified_gradient(
+        case.loss,
+        case.problem,
+        case.values[0],
+        case.args,
+        gradient_rtol=asked,
+        solver=solver,
+        **options,
+    )
+
+
 def true_error(case, gradient):
     wrong = problems.flat(gradient) - case.truth
     return np.linalg.norm(wrong) / np.linalg.norm(case.truth)
@@ -34,15 +46,7 @@ def true_error(case, gradient):
 def test_the_true_error_is_below_what_was_asked_for(name):
     c = case(name)
     for asked in ASKED:
-        result = ix.certified_gradient(
-            c.loss,
-            c.problem,
-            c.values[0],
-            c.args,
-            gradient_rtol=asked,
-            solver=solver_of(name, c.problem),
-            max_steps=2000,
-        )
+        result = certified(c, asked, solver_of(name, c.problem), max_steps=2000)
         assert bool(result.met)
         assert true_error(c, result.gradient) < asked
         assert float(result.certificate.relative_gradient_error) <= asked / 2
@@ -55,15 +59,7 @@ def test_it_is_not_met_where_rounding_errors_decide():
     for seed in range(100, 130):
         c = problems.conditioned(1e8, [1e-2], seed=seed)
         for asked in met:
-            result = ix.certified_gradient(
-                c.loss,
-                c.problem,
-                c.values[0],
-                c.args,
-                gradient_rtol=asked,
-                solver=ix.Newton(),
-                on_failure="ignore",
-            )
+            result = certified(c, asked, ix.Newton(), on_failure="ignore")
             met[asked] += bool(result.met)
             if result.met:
                 assert true_error(c, result.gradient) < asked, seed
@@ -74,14 +70,16 @@ def test_it_is_not_met_where_rounding_errors_decide():
 def test_the_error_tells_of_rounding_errors():
     c = problems.conditioned(1e8, [1e-2])
     with pytest.raises(ix.AccuracyError, match="Rounding errors alone make about"):
-        ix.certified_gradient(
-            c.loss,
-            c.problem,
-            c.values[0],
-            c.args,
-            gradient_rtol=1e-11,
-            solver=ix.Newton(),
-        )
+        certified(c, 1e-11, ix.Newton())
+
+
+def test_a_certificate_tells_of_rounding_errors():
+    c = problems.conditioned(1e13, [1e-15], seed=114)
+    found = ix.certify(c.loss, c.problem, c.values[0], c.args)
+    assert found.checks["Jacobian"]
+    assert not found.ok
+    assert "of rounding about" in repr(found)
+    assert "use float64" in repr(found)
 
 
 @pytest.mark.parametrize("name", ["contraction", "complex map"])

@@ -220,7 +220,9 @@ def _where(c: Certificate) -> str:
     """Where the error is, and where it is one of rounding."""
     if c.rounding_error is None or c.rounding_error <= TRUSTED_ERROR:
         return _worst(c)
-    return _worst(c) + f", and of rounding about {c.rounding_error:.1e}"
+    rounding = f"{c.rounding_error:.1e}, which no tolerance mends"
+    remedy = "scale the equations and the unknowns, or use float64"
+    return _worst(c) + f", and of rounding about {rounding}: {remedy}"
 
 
 def _report(c: Certificate) -> str:

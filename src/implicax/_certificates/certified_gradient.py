@@ -112,7 +112,8 @@ def _lost(certificate: Certificate, asked: float) -> str:
     rounding = certificate.rounding_error
     if rounding is None or float(rounding) <= asked:
         return ""
-    return f" Rounding errors alone make about {float(rounding):.1e} of it."
+    size = f"{float(rounding):.1e}"
+    return f" Rounding errors alone make about {size}, which no tolerance mends."
 
 
 class _Round(eqx.Module):

@@ -120,14 +120,6 @@ def eliminate(
     return Elimination(lu, pivots, scale, jax.scipy.linalg.solve_triangular(lu, half))
 
 
-def row_sums(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
-    """The sum of the absolute entries of each row; one where that is no unit."""
-    # A product, and no reduction: that would write all absolute values first.
-    sums = jnp.abs(matrix) @ jnp.ones((matrix.shape[1],), matrix.dtype)
-    usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
-    return jnp.where(usable, sums, 1)
-
-
 def row_scale(matrix: Float[Array, "n n"]) -> Float[Array, " n"]:
     """The largest absolute entry of each row."""
     # By columns, which is how the matrix was made: no transposed copy.

@@ -6,16 +6,22 @@ from jaxtyping import Array, Float
 
 from implicax._core import tree_math
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import row_sums
 from implicax._linear.sparse_matrix import SparseMatrix
 
 Matrix = Float[Array, "n n"] | SparseMatrix
 
 
 def row_units(matrix: Matrix) -> Float[Array, " n"]:
-    """What each row is measured by: the sum of its absolute entries."""
+    """What each row is measured by: the sum of its absolute entries; one where that is
+    no unit."""
     matrix = jax.lax.stop_gradient(matrix)
-    return matrix.row_sums if isinstance(matrix, SparseMatrix) else row_sums(matrix)
+    if isinstance(matrix, SparseMatrix):
+        sums = matrix.row_sums
+    else:
+        # A product, and no reduction: that would write all absolute values first.
+        sums = jnp.abs(matrix) @ jnp.ones((matrix.shape[1],), matrix.dtype)
+    usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
+    return jnp.where(usable, sums, 1)
 
 
 def num_terms(matrix: Matrix) -> int:

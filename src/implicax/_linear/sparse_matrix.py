@@ -88,10 +88,8 @@ class SparseMatrix(eqx.Module):
 
     @property
     def row_sums(self) -> Float[Array, " n"]:
-        """The sum of the absolute entries of each row; one where that is no unit."""
-        sums = self._summed(jnp.abs(self.values))
-        usable = jnp.isfinite(sums) & (sums > jnp.finfo(sums.dtype).tiny)
-        return jnp.where(usable, sums, 1)
+        """The sum of the absolute entries of each row."""
+        return self._summed(jnp.abs(self.values))
 
     def scaled(
         self, rows: Float[Array, " n"], columns: Float[Array, " n"]

@@ -155,9 +155,6 @@ class Evidence(eqx.Module):
     remainder: Vector
     """... the second, the error of `iterate`."""
     factor: LUFactors | SparseLU
-    reach: Vector
-    """The largest `|y_i|` on the way; infinite for an unknown that has always been zero
-    where all equations hold to their rounding errors."""
     rows: Float[Array, " n"]
     """What each equation is made of, `|J| |y|`, ..."""
     small: Bool[Array, ""]
@@ -202,7 +199,6 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
     columns = (jax.tree.map(operator.itemgetter(k), solved) for k in range(3))
     correction, noise, own = columns
     small = rounded(answer.residual, answer.y, rows, num_terms(matrix))
-    reach = jax.tree.map(lambda r: jnp.where((r == 0) & small, jnp.inf, r), reach)
     iterate = system.evaluate(tree_math.subtract(answer.y, correction))
     remainder = solve(iterate.residual)
     made, undone = map(componentwise.sizes, (correction, remainder))
@@ -238,7 +234,6 @@ def examine(system: System, answer: Iterate, reach: Vector) -> Evidence:
         correction,
         remainder,
         factor,
-        reach,
         rows,
         small,
         trusted=believable(moved, left, coarsest),
@@ -307,7 +302,7 @@ def confirm(
     infinity) there is no correction, and that decides.
     """
     seen = examine(system, answer, reach)
-    y, correction, reach = answer.y, seen.correction, seen.reach
+    y, correction = answer.y, seen.correction
     units, error = componentwise.ratios(
         tolerance.to_allowed(correction, y, reach), to_own(correction, y, reach)
     )
@@ -342,7 +337,7 @@ def judge_equations(
     if few and not system.reverse_only:
         seen = examine(system, answer, reach)
         error = _unless_zero(seen.correction, v, start, tolerance)
-        units = tolerance.units(error, v, seen.reach)
+        units = tolerance.units(error, v, reach)
         solved = seen.trusted & ((units <= 1) | seen.small)
         # Where the Jacobian is singular there is no correction: each equation decides.
         made_of = tree_math.ravel(answer.residual)[1](seen.rows)
@@ -352,7 +347,7 @@ def judge_equations(
         if wrong is not None:
             solved = solved & ~wrong
             refused = Status.where(wrong, Status.wrong_sparsity, refused)
-        known = relative(error, v, seen.reach)
+        known = relative(error, v, reach)
     else:
         size = equation_sizes(system, v, answer.residual)
         known = relative(answer.residual, size, reach)
