@@ -55,12 +55,19 @@ from implicax._problems.losses import Tukey as Tukey
 from implicax._problems.losses import Welsch as Welsch
 from implicax._problems.minimum import Minimum as Minimum
 from implicax._problems.optimality_conditions import Conditions as Conditions
+from implicax._problems.program import Dual as Dual
+from implicax._problems.program import Program as Program
+from implicax._problems.program_solution import Degeneracy as Degeneracy
+from implicax._problems.program_solution import ProgramSolution as ProgramSolution
+from implicax._problems.quadratic_program import QuadraticProgram as QuadraticProgram
 from implicax._problems.root import Root as Root
 from implicax._solve import fixed_point as fixed_point
 from implicax._solve import least_squares as least_squares
 from implicax._solve import minimize as minimize
 from implicax._solve import root as root
 from implicax._solve import solve as solve
+from implicax._solve_program import linear_program as linear_program
+from implicax._solve_program import quadratic_program as quadratic_program
 from implicax._solvers.accelerated import Accelerated as Accelerated
 from implicax._solvers.anderson import Anderson as Anderson
 from implicax._solvers.base import AbstractSolver as AbstractSolver
@@ -80,6 +87,7 @@ from implicax._solvers.levenberg_marquardt import (
 )
 from implicax._solvers.newton import Newton as Newton
 from implicax._solvers.picard import Picard as Picard
+from implicax._solvers.programs.primal_dual import InteriorPoint as InteriorPoint
 from implicax._solvers.progress import Progress as Progress
 from implicax._solvers.pseudo_transient import PseudoTransient as PseudoTransient
 from implicax._solvers.trust_region import TrustRegion as TrustRegion

@@ -1,6 +1,7 @@
 """From what a solver left behind to a `Solution`: one way out for all solvers."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -32,11 +33,13 @@ def build_solution(
     on_failure: OnFailure,
     name: str,
     message: str = "",
-) -> Solution[Any]:
+    finish: Callable[[Solution[Any]], Solution[Any]] = lambda solution: solution,
+) -> Any:
     """The outcome with its derivative attached; failures raise or become NaN.
 
     `solver` is what took the steps, or `None` if that is not one of ours; error
-    messages call it `name`, and quote its `message`.
+    messages call it `name`, and quote its `message`. `finish` makes of the solution
+    what is returned, and what an error holds.
     """
     failed = outcome.status != Status.converged
     if isinstance(canonical.view, Chart) and not derivative.differentiates_loop:
@@ -51,12 +54,14 @@ def build_solution(
         canonical.inputs,
         poisons(on_failure, failed),
     )
-    solution = Solution(
-        canonical.view.from_real(y),
-        canonical.restore_aux(aux),
-        outcome.status,
-        outcome.stats,
-        objective,
+    solution = finish(
+        Solution(
+            canonical.view.from_real(y),
+            canonical.restore_aux(aux),
+            outcome.status,
+            outcome.stats,
+            objective,
+        )
     )
     if raises(on_failure, failed):
         raise ConvergenceError(solution, name, message)
@@ -76,7 +81,7 @@ def _differentiate(
     objective at it."""
     y = derivative.attach(conditions, solver, outcome, inputs)
     objective = None
-    if conditions.has_objective:
+    if conditions.reports_objective:
         objective = derivative.attach_objective(conditions, y, outcome, inputs)
     if poison:
         solved = outcome.status == Status.converged

@@ -11,11 +11,7 @@ import jax.core
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from implicax._build_solution import (
-    build_solution,
-    check_call,
-    stop_gradient,
-)
+from implicax._build_solution import build_solution, check_call, stop_gradient
 from implicax._core import tree_math
 from implicax._core.domain import Chart
 from implicax._core.failure import OnFailure
@@ -31,6 +27,7 @@ from implicax._problems.losses import AbstractLoss
 from implicax._problems.minimum import Minimum
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._problems.root import Root
+from implicax._solve_program import solve_program
 from implicax._solvers.base import AbstractSolver
 from implicax._solvers.charts import run_in_charts
 from implicax._solvers.defaults import default_solver
@@ -337,6 +334,10 @@ def solve(
             "problem must be an ix.AbstractProblem such as ix.Root(fn), and it is "
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
+    if problem.is_program:
+        how = solver, derivative, max_steps, on_failure
+        solution: Any = solve_program(problem, y0, args, *how)
+        return solution
     check_start(y0)
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative

@@ -108,7 +108,7 @@ def certify(
             "evidence should not depend on the solver that it is about. It is "
             f"{linear_solver!r}."
         )
-    value = value.value if isinstance(value, Solution) else value
+    value = value.unknown if isinstance(value, Solution) else value
     canonical, quantity, floating = prepare(loss, problem, value, args, "value")
     check_hessian(hessian)
     linearization(quantity.conditions, hessian)

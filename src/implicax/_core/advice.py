@@ -67,6 +67,8 @@ EQUATIONS = {
         "a preconditioner, ix.Newton(ix.Krylov(...)), or another linear_solver",
         "use ix.Anderson(), which needs none",
     ),
+    "infeasible": ("loosen the constraints",),
+    "not_convex": ("give a convex objective",),
     "wrong_sparsity": (
         'name all places where dF/dy may be other than zero: sparsity="auto" finds '
         "them, and ix.detect_sparsity(problem, y0, args) shows them",
@@ -118,11 +120,38 @@ MINIMA = {
 }
 
 
-def advice(status: str, used: str, *, minimised: bool) -> str:
-    """What to try after `status`, to somebody whose solver is called `used`."""
-    pieces = EQUATIONS[status]
-    if minimised:
-        pieces = MINIMA.get(status, pieces)
+#: Likewise of programs.
+PROGRAMS = {
+    "max_steps_reached": (
+        "raise max_steps",
+        "loosen rtol: ix.InteriorPoint(rtol=1e-8)",
+        "use float64",
+    ),
+    "stagnated": (
+        "loosen rtol: ix.InteriorPoint(rtol=1e-8)",
+        "use float64, where rounding is what is left",
+        "remove constraints that nearly repeat each other",
+    ),
+    "unbounded": (
+        "bound the unknowns that solution.ray moves",
+        "check the sign of q",
+    ),
+    "infeasible": (
+        "loosen the constraints that solution.farkas weighs: together they contradict "
+        "each other",
+        "give slack: an unknown that a constraint may be passed by, at a price",
+    ),
+    "not_convex": (
+        "P must be positive semidefinite: check its sign, or add to its diagonal",
+    ),
+}
+
+
+def advice(status: str, used: str, kind: str) -> str:
+    """What to try after `status`, to somebody whose solver is called `used` and whose
+    problem is one of equations, a minimum, or a program."""
+    pieces = {"minimum": MINIMA, "program": PROGRAMS}.get(kind, EQUATIONS).get(status)
+    pieces = EQUATIONS[status] if pieces is None else pieces
     names = set(re.findall(r"\w+", used))
     fresh = [p for p in pieces if not names & set(re.findall(r"use ix\.(\w+)", p))]
     return "; ".join(fresh)

@@ -35,7 +35,7 @@ def check_unknown(y0: PyTree, name: str) -> PyTree:
     A [`implicax.Solution`][] stands for its value.
     """
     if isinstance(y0, Solution):
-        y0 = y0.value
+        y0 = y0.unknown
     if not jax.tree.leaves(y0):
         raise ValueError(
             f"{name} is empty: {y0!r} has no array leaves, so there is nothing to "

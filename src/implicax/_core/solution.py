@@ -47,6 +47,8 @@ class Status(Enumeration):
         "derivative."
     )
     linear_solve_failed = "A linear system of a step could not be solved."
+    infeasible = "Nothing satisfies the constraints: there is a proof."
+    not_convex = "The objective has a direction of negative curvature."
     wrong_sparsity = "The Jacobian has entries at places that sparsity= leaves out."
 
 
@@ -128,6 +130,16 @@ class Solution(eqx.Module, Generic[Y]):
     """Steps, evaluations, final residual norm, optional history."""
     objective: Float[Array, "..."] | None = None
     """What was minimised, at the minimum (differentiable); `None` for equations."""
+
+    @property
+    def kind(self) -> str:
+        """What was solved: equations, a minimum, or a program."""
+        return "equations" if self.objective is None else "minimum"
+
+    @property
+    def unknown(self) -> PyTree:
+        """What the conditions are about."""
+        return self.value
 
     @property
     def converged(self) -> Bool[Array, "..."]:
@@ -261,14 +273,13 @@ class ConvergenceError(SolveError):
         steps = int(solution.stats.steps)
         after = f" after {steps} steps" if steps >= 0 else ""
         reason, kind = name.replace(" ", "_"), "Residual norm"
-        minimised = solution.objective is not None
-        if minimised:
+        if solution.kind != "equations":
             kind = "Largest component of the gradient"
         super().__init__(
             f"{solver} did not converge ({name}): {text}\n"
             f"  {kind} {float(solution.stats.residual_norm):.3e}{after}.\n"
             f"{message and f'  It says: {message}' + chr(10)}"
-            f"  What to try: {advice(reason, solver, minimised=minimised)}.\n"
+            f"  What to try: {advice(reason, solver, solution.kind)}.\n"
             '  The best iterate is in `error.solution`; on_failure="ignore" returns '
             "it instead of raising."
         )

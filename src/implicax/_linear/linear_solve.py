@@ -40,6 +40,7 @@ from implicax._linear.approximate_inverse import (
     ScaledIdentityInverse,
 )
 from implicax._linear.jacobian_structure import JacobianStructure
+from implicax._linear.kkt import KKTInverse
 from implicax._linear.krylov import Krylov
 from implicax._linear.lu import (
     LUFactors,
@@ -260,6 +261,9 @@ class LinearSolve(eqx.Module):
             last_resort = functools.partial(
                 _krylov, Krylov(), self.structure, transposed
             )
+        if isinstance(inverse, KKTInverse):
+            # Constraints may depend on each other.
+            last_resort = _shortest
         sparsity = self.structure.sparsity
         if sparsity is not None:
             pattern = sparsity.transposed if transposed else sparsity
@@ -314,6 +318,15 @@ def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     remainder = augmented @ jnp.append(-t, jnp.ones((), t.dtype))
     small = _backward_stable(remainder, t, flat / scale)
     return _Answer(unravel(t), jnp.ones((), bool), small & ~elimination.singular)
+
+
+def _shortest(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
+    """Decompose the matrix (times `one`), and take the shortest of the solutions."""
+    scaled = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
+    rcond = tree_math.num_unknowns(b) * tree_math.coarsest_eps(b)
+    t, left = MinimumNorm(rcond).least_squares(product, scaled)
+    enough = tree_math.coarsest_eps(b) ** 0.5 * tree_math.max_norm(b)
+    return _Answer(t, jnp.ones((), bool), left <= enough)
 
 
 def _backward_stable(remainder: Array, t: Array, b: Array) -> Bool[Array, ""]:

@@ -48,6 +48,8 @@ class AbstractProblem(eqx.Module):
 
     #: What is known of `dF/dy`. (Of an objective it is: it is the Hessian.)
     structure: ClassVar[JacobianStructure] = JacobianStructure()
+    #: Whether it is a program, data of which solvers of their own know what to do with.
+    is_program: ClassVar[bool] = False
 
     @abc.abstractmethod
     def conditions(self, y: PyTree, args: PyTree) -> Conditions:

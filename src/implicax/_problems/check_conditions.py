@@ -29,8 +29,9 @@ def check_conditions(said: Any, y: PyTree, view: RealView) -> Conditions:
             f"objective= or errors=, and it returned {type(said).__name__}."
         )
     if said.residual is not None:
-        residual = _residual(said.residual, y, view)
-        return Conditions(residual=residual)
+        residual, value = _residual(said.residual, y, view), said.objective
+        value = None if value is None else _objective(value, y, view)
+        return Conditions(residual=residual, objective=value)
     if said.objective is not None:
         return Conditions(objective=_objective(said.objective, y, view))
     errors = _errors(said.errors, y, view)

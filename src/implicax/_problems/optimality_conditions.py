@@ -30,7 +30,9 @@ class Conditions(eqx.Module):
     **Arguments:**
 
     - `residual`: zero at a solution; as many numbers as `y` has.
-    - `objective`: least at a solution; a real scalar.
+    - `objective`: least at a solution; a real scalar. Beside a residual (optimality
+      conditions with multipliers) it is what `solution.objective` is to be: a
+      Lagrangian, whose derivative in `y` is zero at a solution.
     - `errors`: the sum of their squares is least at a solution; any pytree of arrays.
     - `loss`: how the errors are weighed, such as [`implicax.Huber`][]`(scale)`; plain
       squares by default.
@@ -51,10 +53,12 @@ class Conditions(eqx.Module):
 
     def __check_init__(self):
         said = (self.residual, self.objective, self.errors)
-        if sum(part is not None for part in said) != 1:
+        came = sum(part is not None for part in said)
+        lagrangian = came == 2 and self.errors is None
+        if came != 1 and not lagrangian:
             raise TypeError(
-                "Conditions are one of residual=, objective= or errors=, and "
-                f"{sum(part is not None for part in said)} of them came."
+                "Conditions are one of residual=, objective= or errors= (or a residual "
+                f"and an objective), and {came} of them came."
             )
 
 
@@ -77,6 +81,8 @@ class OptimalityConditions(TracedFunction):
         self.has_objective: bool = said.residual is None
         #: ... and whether that is a sum of squares.
         self.has_errors: bool = said.errors is not None
+        #: Whether solutions are to have an objective.
+        self.reports_objective: bool = self.has_objective or said.objective is not None
         self.has_aux: bool = bool(said.aux)
         #: Whether what is traced has a VJP but no JVP (a `jax.custom_vjp` in it).
         self.traced_reverse_only = reverse_only = _reverse_only(jaxpr)

@@ -1,0 +1,1 @@
+"""Solvers of programs: objectives and linear constraints that come as data."""
