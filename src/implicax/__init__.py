@@ -2,6 +2,8 @@
 
 from importlib.metadata import version as _version
 
+from implicax import projections as projections
+from implicax import prox as prox
 from implicax._certificates.certificate import Certificate as Certificate
 from implicax._certificates.certified_gradient import AccuracyError as AccuracyError
 from implicax._certificates.certified_gradient import (
@@ -80,6 +82,7 @@ from implicax._solvers.external.host import Host as Host
 from implicax._solvers.external.host import host as host
 from implicax._solvers.external.optax import Optax as Optax
 from implicax._solvers.external.optimistix import Optimistix as Optimistix
+from implicax._solvers.external.qpsolvers import QPSolvers as QPSolvers
 from implicax._solvers.external.scipy import SciPy as SciPy
 from implicax._solvers.fallback import Fallback as Fallback
 from implicax._solvers.levenberg_marquardt import (

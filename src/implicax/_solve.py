@@ -335,9 +335,8 @@ def solve(
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
     if problem.is_program:
-        how = solver, derivative, max_steps, on_failure
-        solution: Any = solve_program(problem, y0, args, *how)
-        return solution
+        how: Any = solver, derivative, max_steps, on_failure
+        return solve_program(problem, y0, args, *how)
     check_start(y0)
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative

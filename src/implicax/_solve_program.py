@@ -4,7 +4,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
 from implicax._build_solution import build_solution, check_call, stop_gradient
@@ -27,16 +26,16 @@ from implicax._solvers.run import check_max_steps, name_of
 
 @explained
 def quadratic_program(
-    P: ArrayLike | None,
-    q: ArrayLike,
+    P: Any,
+    q: Any,
     *,
-    A: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    G: ArrayLike | None = None,
+    A: Any = None,
+    b: Any = None,
+    G: Any = None,
     h: Any = None,
     bounds: Any = None,
     y0: Any = None,
-    solver: AbstractProgramSolver | None = None,
+    solver: Any = None,
     derivative: AbstractDerivative | None = None,
     max_steps: int = 100,
     on_failure: OnFailure = "raise",
@@ -96,15 +95,15 @@ def quadratic_program(
 
 @explained
 def linear_program(
-    q: ArrayLike,
+    q: Any,
     *,
-    A: ArrayLike | None = None,
-    b: ArrayLike | None = None,
-    G: ArrayLike | None = None,
+    A: Any = None,
+    b: Any = None,
+    G: Any = None,
     h: Any = None,
     bounds: Any = None,
     y0: Any = None,
-    solver: AbstractProgramSolver | None = None,
+    solver: Any = None,
     derivative: AbstractDerivative | None = None,
     max_steps: int = 100,
     on_failure: OnFailure = "raise",
@@ -160,7 +159,7 @@ def solve_program(
     derivative: AbstractDerivative | None,
     max_steps: int,
     on_failure: OnFailure,
-) -> ProgramSolution:
+) -> Any:
     """As `solve`, for problems that are programs."""
     derivative = Implicit() if derivative is None else derivative
     check_call(derivative, on_failure)

@@ -24,8 +24,10 @@ _DERIVATIVE_OF_FN = (
     "jax.custom_jvp"
 )
 _BOUNDS = (
-    "bounds and constraints are not there yet. A change of variables keeps an unknown "
-    "between bounds: y = lower + (upper - lower) * jax.nn.sigmoid(z), solved for z; "
+    "bounds and constraints are there for quadratic and linear objectives, "
+    "ix.quadratic_program(P, q, bounds=(lower, upper)), and for others not yet. A "
+    "change of variables keeps an unknown between bounds: "
+    "y = lower + (upper - lower) * jax.nn.sigmoid(z), solved for z; "
     "y = jnp.exp(z) keeps it positive"
 )
 _BRACKET = (

@@ -29,6 +29,10 @@ from implicax._core.tree_math import Vector
 #: Elimination loses `eps / delta`, which must be less than `rho`. (Of the programs of
 #: Maros and Meszaros up to 320 unknowns, `eps**0.45` for both leaves two unsolved.)
 PROXIMAL = 0.575, 0.383
+#: Where a factorisation fails, the proximal term in `x` becomes larger by this, ...
+STIFFER = 10.0
+#: ... up to here.
+STIFFEST = 1e-3
 
 
 class Rows(eqx.Module):
@@ -94,7 +98,20 @@ class KKTInverse(eqx.Module):
         """Of a program that is scaled."""
         rho, delta = proximal_terms(P)
         weights = jnp.where(active, 1 / delta, 0)
-        return cls(factorised(P, rho, rows, weights), rows, active, scaling)
+
+        def failed(carry: tuple[Array, Array]) -> Bool[Array, ""]:
+            rho, factor = carry
+            return ~jnp.isfinite(factor).all() & (rho < STIFFEST)
+
+        def again(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            rho = STIFFER * carry[0]
+            return rho, factorised(P, rho, rows, weights)
+
+        # (What rounding errors have made indefinite gets more added.)
+        less = jnp.asarray(rho / STIFFER, P.dtype)
+        begun = less, jnp.full_like(P, jnp.nan)
+        _, factor = tree_math.while_loop(failed, again, begun)
+        return cls(factor, rows, active, scaling)
 
     def scaled_solve(self, bx: Array, bt: Array) -> tuple[Array, Array]:
         """Of the rows `P x + R^T t = bx`, and `R x = bt` where active (`t = 0` where

@@ -6,7 +6,6 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from implicax._core import tree_math
@@ -72,12 +71,12 @@ class Program(eqx.Module):
 
     def __init__(
         self,
-        P: ArrayLike | None,
-        q: ArrayLike,
+        P: Any,
+        q: Any,
         *,
-        A: ArrayLike | None = None,
-        b: ArrayLike | None = None,
-        G: ArrayLike | None = None,
+        A: Any = None,
+        b: Any = None,
+        G: Any = None,
         h: Any = None,
         bounds: Any = None,
     ):

@@ -85,6 +85,7 @@ def _ray(program: Scaled, x: Array) -> tuple[Array, Array]:
         return d - cho_solve((factor, True), program.P @ d / delta + left)
 
     d = jax.lax.fori_loop(0, REFINEMENTS, into_the_kernel, d)
+    d = jnp.where(jnp.abs(d) <= eps, 0, d)
     moved = program.rows(d)
     up = jnp.isfinite(program.upper) & (moved > 0)
     down = jnp.isfinite(program.lower) & (moved < 0)

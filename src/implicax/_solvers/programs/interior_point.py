@@ -15,7 +15,7 @@ from jax.scipy.linalg import cho_solve
 from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
-from implicax._linear.kkt import factorised
+from implicax._linear.kkt import STIFFER, factorised
 from implicax._solvers.programs.scaled import Scaled, least
 
 #: How far to go towards the boundary (Nocedal & Wright, eq. 16.66).
@@ -31,7 +31,7 @@ LEAST = 1e-3
 #: least `sqrt(eps)` of the largest on the way), ...
 PRECISION = 0.8
 #: ... and from there on as far as steps improve on them; ...
-LAST = 2
+LAST = 8
 #: ... products of slacks and multipliers to this power of that: one of both is then
 #: small where both fall alike.
 COMPLEMENTARITY = 1.5
@@ -67,6 +67,8 @@ class Walk(eqx.Module):
     """... the least on the way, ..."""
     idle: Float[Array, ""]
     """... and the steps since then."""
+    stiff: Float[Array, ""]
+    """How many times larger the proximal term in `x` has had to become."""
 
     @property
     def solved(self) -> Bool[Array, ""]:
@@ -81,7 +83,8 @@ class Walk(eqx.Module):
         origin = Point(jnp.zeros(n, dtype), jnp.zeros(m, dtype), sz)
         kinds, idle = jnp.zeros(3 if m else 1, dtype), jnp.zeros((), dtype)
         infinite, steps = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        return cls(origin, origin.x, kinds, steps, infinite, infinite, idle)
+        one = jnp.ones((), dtype)
+        return cls(origin, origin.x, kinds, steps, infinite, infinite, idle, one)
 
 
 def interior_point(
@@ -96,23 +99,27 @@ def interior_point(
     eps = tree_math.coarsest_eps(walk.point.x)
 
     def step(walk: Walk) -> Walk:
-        point = moved(program, walk.point, walk.steps == 0, proximal)
+        rho, delta = proximal
+        terms = rho * walk.stiff, delta
+        point = moved(program, walk.point, walk.steps == 0, terms)
         left, terms = optimality(program, point)
         most = jnp.maximum(walk.terms, terms)
         error = _relative(left, jnp.maximum(terms, eps**0.5 * most))
         finite = jnp.isfinite(error)
         point = tree_math.where(finite, point, walk.point)
         reach = jnp.maximum(walk.reach, jnp.abs(point.x))
-        # (A step that has failed is the last one.)
-        error = jnp.where(finite, error, jnp.nan)
+        # (Rounding errors have made the matrix indefinite: again, with more added.)
+        error = jnp.where(finite, error, walk.error)
+        stiff = jnp.where(finite, walk.stiff, STIFFER * walk.stiff)
         idle = jnp.where(error < walk.least, 0, walk.idle + 1)
-        lowest = jnp.fmin(error, walk.least)
-        return Walk(point, reach, most, walk.steps + 1, error, lowest, idle)
+        lowest = jnp.minimum(error, walk.least)
+        most = jnp.where(finite, most, walk.terms)
+        counts = walk.steps + 1, error, lowest, idle, stiff
+        return Walk(point, reach, most, *counts)
 
     def going(walk: Walk) -> Bool[Array, ""]:
         enough = jnp.where(to_the_end, eps, eps**PRECISION)
         patience = jnp.where(walk.solved, LAST, PATIENCE)
-        # (Of NaN neither.)
         unsolved = (walk.error > enough) & (walk.idle < patience)
         return unsolved & (walk.steps < max_steps)
 

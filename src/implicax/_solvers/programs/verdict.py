@@ -165,7 +165,7 @@ def judge(
     left = tree_math.max_abs(program.gradient(x, t) / scaling.d) / scaling.c
     size = jnp.abs(x) + eps**0.5 * tree_math.max_abs(x)
     known = tree_math.max_abs(answer.correction / jnp.where(size == 0, 1, size))
-    error = jnp.where(solved, known, jnp.inf)
+    error = jnp.where(solved & jnp.isfinite(known), known, jnp.inf)
     weak = (sizes.normwise <= eps**0.5).all(0) & program.sided.any(0)
     infeasible, unbounded = status == Status.infeasible, status == Status.unbounded
     ray, farkas = scaling.point(shown.ray, shown.farkas)
