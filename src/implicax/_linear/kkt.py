@@ -90,6 +90,8 @@ class KKTInverse(eqx.Module):
     rows: Rows
     active: Bool[Array, " rows"]
     scaling: Scaling
+    product_size: Float[Array, ""]
+    """`|J|` in the maximum norm, in the user's units: what products round."""
 
     @classmethod
     def of(
@@ -111,7 +113,18 @@ class KKTInverse(eqx.Module):
         less = jnp.asarray(rho / STIFFER, P.dtype)
         begun = less, jnp.full_like(P, jnp.nan)
         _, factor = tree_math.while_loop(failed, again, begun)
-        return cls(factor, rows, active, scaling)
+        return cls.made(factor, P, rows, active, scaling)
+
+    @classmethod
+    def made(
+        cls, factor: Array, P: Array, rows: Rows, active: Array, scaling: Scaling
+    ) -> "KKTInverse":
+        """Of a factor that is there."""
+        d, f, sizes = scaling.d, scaling.f, rows.magnitude()
+        curved = jnp.abs(P) @ (1 / d) / scaling.c
+        sums = [(curved + sizes.transposed(1 / f)) / d, sizes(1 / d) / f]
+        product_size = tree_math.max_abs(jnp.concatenate(sums))
+        return cls(factor, rows, active, scaling, product_size)
 
     def scaled_solve(self, bx: Array, bt: Array) -> tuple[Array, Array]:
         """Of the rows `P x + R^T t = bx`, and `R x = bt` where active (`t = 0` where

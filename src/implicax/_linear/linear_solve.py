@@ -268,7 +268,7 @@ class LinearSolve(eqx.Module):
         if sparsity is not None:
             pattern = sparsity.transposed if transposed else sparsity
             last_resort = functools.partial(_sparse, pattern)
-        factorised = isinstance(inverse, LUFactors | SparseLU)
+        factorised = isinstance(inverse, LUFactors | SparseLU | KKTInverse)
         if inverse is not None and (factorised or theirs):
             assert not isinstance(inverse, Krylov)
             size = inverse.product_size if factorised else None
@@ -322,9 +322,8 @@ def _direct(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
 
 def _shortest(product: MatVec, b: Vector, one: Array | float = 1.0) -> _Answer:
     """Decompose the matrix (times `one`), and take the shortest of the solutions."""
-    scaled = jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), b)
     rcond = tree_math.num_unknowns(b) * tree_math.coarsest_eps(b)
-    t, left = MinimumNorm(rcond).least_squares(product, scaled)
+    t, left = MinimumNorm(rcond).least_squares(_times(product, one), b)
     enough = tree_math.coarsest_eps(b) ** 0.5 * tree_math.max_norm(b)
     return _Answer(t, jnp.ones((), bool), left <= enough)
 
@@ -338,16 +337,16 @@ def _backward_stable(remainder: Array, t: Array, b: Array) -> Bool[Array, ""]:
     return tree_math.max_norm(remainder) <= bound
 
 
+def _times(product: MatVec, one: Array | float) -> MatVec:
+    return lambda t: jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), product(t))
+
+
 def _sparse(
     sparsity: Sparsity, product: MatVec, b: Vector, one: Array | float = 1.0
 ) -> _Answer:
     """Form the matrix at the places of its pattern (times `one`), factorise, refine."""
-
-    def unit(t: Vector) -> Vector:
-        return jax.tree.map(lambda x: x * jnp.asarray(one, x.dtype), product(t))
-
     # (Many right-hand sides have one matrix: no sizes are taken from theirs.)
-    matrix = SparseMatrix.of(unit, tree_math.zeros_like(b), sparsity)
+    matrix = SparseMatrix.of(_times(product, one), tree_math.zeros_like(b), sparsity)
     factor = SparseLU.of(matrix)
     size = factor.product_size
     answer = _refine(product, b, lambda r: factor.solve(r, False), rate=0.5, size=size)

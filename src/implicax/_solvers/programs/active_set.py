@@ -53,7 +53,9 @@ class Answer(eqx.Module):
     factor: Float[Array, "n n"]
 
     def inverse(self, program: Scaled) -> KKTInverse:
-        return KKTInverse(self.factor, program.rows, self.side != 0, program.scaling)
+        active = self.side != 0
+        scaled = program.P, program.rows, active, program.scaling
+        return KKTInverse.made(self.factor, *scaled)
 
 
 class _Round(eqx.Module):

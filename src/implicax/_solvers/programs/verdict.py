@@ -123,7 +123,9 @@ class Candidate(eqx.Module):
         answer = polished(program, guess.x, guess.t, guess.side)
         both = jnp.stack([answer.x, guess.x]), jnp.stack([answer.t, guess.t])
         sizes = jax.vmap(lambda x, t: Sizes.of(program, x, t, guess.reach))(*both)
-        first = sizes.error[0] <= sizes.error[1]
+        # (Multipliers of what does not act are zero there, and slacks of what does.)
+        good = tree_math.coarsest_eps(guess.x) ** PRECISION
+        first = sizes.error[0] <= jnp.maximum(sizes.error[1], good)
         x, t, sizes = jax.tree.map(
             lambda leaf: jnp.where(first, leaf[0], leaf[1]), (*both, sizes)
         )
