@@ -17,7 +17,8 @@ class AbstractProgramSolver(eqx.Module):
     verdict, the proofs, and the derivative.
     """
 
-    #: How often it goes on where that has led to no solution.
+    #: How often it goes on where that has led to no solution. The last one of several
+    #: looks for a feasible point alone.
     attempts: ClassVar[int] = 1
 
     rtol: eqx.AbstractVar[Float[Array, ""] | None]

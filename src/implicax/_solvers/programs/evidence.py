@@ -4,7 +4,7 @@
 only where there is a lower one, with `R^T t = 0` and `sum t_i limit_i < 0`. For any
 feasible `x` that sum would be at least `t^T R x = 0` (Farkas' lemma: Boyd &
 Vandenberghe, *Convex Optimization*, sec. 5.8). *Unbounded*: a direction that stays
-feasible, along which the objective is linear and falls.
+feasible, along which the objective is linear and falls, and a point to start from.
 
 Diverging iterates of the method tend to one or the other (Banjac et al. 2019); a
 projection makes it exact, and then it is checked: what rounding leaves of `R^T t = 0`
@@ -39,12 +39,22 @@ class Evidence(eqx.Module):
     unbounded: Bool[Array, ""]
 
 
-def evidence(program: Scaled, x: Array, t: Array, reach: Array) -> Evidence:
-    """Whether the directions of `x` and of `t` show that there is no solution."""
-    far = tree_math.coarsest_eps(x) ** -FAR * (1 + tree_math.max_abs(reach))
+def evidence(program: Scaled, d: Array, x: Array, t: Array) -> Evidence:
+    """Whether the direction `d` from the feasible point `x`, or the multipliers `t`,
+    show that there is no solution."""
+    far = tree_math.coarsest_eps(x) ** -FAR * (1 + tree_math.max_abs(x))
     farkas, infeasible = _farkas(program, t, far)
-    ray, unbounded = _ray(program, x)
-    return Evidence(farkas, infeasible, ray, unbounded)
+    ray, falls = _ray(program, d)
+    return Evidence(farkas, infeasible, ray, falls & _feasible(program, x))
+
+
+def _feasible(program: Scaled, x: Array) -> Bool[Array, ""]:
+    """Whether `x` satisfies the constraints, up to the square root of rounding."""
+    # (Of the limits, not of `x`: far out anything is small beside that.)
+    value, size = program.rows(x), jnp.abs(program.bound).max(0)
+    small = tree_math.coarsest_eps(x) ** 0.5 * (1 + size)
+    above, below = value > program.upper + small, value < program.lower - small
+    return ~(above | below).any() & jnp.isfinite(x).all()
 
 
 def _farkas(program: Scaled, t: Array, far: Array) -> tuple[Array, Array]:

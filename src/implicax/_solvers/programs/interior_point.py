@@ -52,10 +52,27 @@ class Point(eqx.Module):
         return self.y + self.sz[1, 0] - self.sz[1, 1]
 
 
+class Residuals(eqx.Module):
+    """What is left of the conditions."""
+
+    stationarity: Float[Array, " n"]
+    equations: Float[Array, " rows"]
+    slackness: Float[Array, "2 rows"]
+
+    @classmethod
+    def of(cls, program: Scaled, point: Point) -> "Residuals":
+        value = program.rows(point.x)
+        equations = jnp.where(program.fixed, value - program.bound[0], 0)
+        slackness = point.sz[0] - _signed(program.bound - value[None])
+        slackness = jnp.where(program.sided, slackness, 0)
+        return cls(program.gradient(point.x, point.t), equations, slackness)
+
+
 class Walk(eqx.Module):
     """Where the method stands."""
 
     point: Point
+    residuals: Residuals
     reach: Float[Array, " n"]
     """The largest `|x_i|` on the way, ..."""
     terms: Float[Array, " kinds"]
@@ -84,7 +101,8 @@ class Walk(eqx.Module):
         kinds, idle = jnp.zeros(3 if m else 1, dtype), jnp.zeros((), dtype)
         infinite, steps = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
         one = jnp.ones((), dtype)
-        return cls(origin, origin.x, kinds, steps, infinite, infinite, idle, one)
+        left = Residuals.of(program, origin)
+        return cls(origin, left, origin.x, kinds, steps, infinite, infinite, idle, one)
 
 
 def interior_point(
@@ -101,12 +119,14 @@ def interior_point(
     def step(walk: Walk) -> Walk:
         rho, delta = proximal
         terms = rho * walk.stiff, delta
-        point = moved(program, walk.point, walk.steps == 0, terms)
-        left, terms = optimality(program, point)
+        point = moved(program, walk, terms)
+        residuals = Residuals.of(program, point)
+        left, terms = optimality(program, point, residuals)
         most = jnp.maximum(walk.terms, terms)
         error = _relative(left, jnp.maximum(terms, eps**0.5 * most))
         finite = jnp.isfinite(error)
-        point = tree_math.where(finite, point, walk.point)
+        found, kept = (point, residuals), (walk.point, walk.residuals)
+        point, residuals = tree_math.where(finite, found, kept)
         reach = jnp.maximum(walk.reach, jnp.abs(point.x))
         # (Rounding errors have made the matrix indefinite: again, with more added.)
         error = jnp.where(finite, error, walk.error)
@@ -115,7 +135,7 @@ def interior_point(
         lowest = jnp.minimum(error, walk.least)
         most = jnp.where(finite, most, walk.terms)
         counts = walk.steps + 1, error, lowest, idle, stiff
-        return Walk(point, reach, most, *counts)
+        return Walk(point, residuals, reach, most, *counts)
 
     def going(walk: Walk) -> Bool[Array, ""]:
         enough = jnp.where(to_the_end, eps, eps**PRECISION)
@@ -126,12 +146,7 @@ def interior_point(
     return tree_math.while_loop(going, step, walk)
 
 
-def moved(
-    program: Scaled,
-    point: Point,
-    first: Bool[Array, ""],
-    proximal: tuple[Array, Array],
-) -> Point:
+def moved(program: Scaled, walk: Walk, proximal: tuple[Array, Array]) -> Point:
     """One predictor and one corrector step.
 
     The first one is Mehrotra's start: from the origin, with slacks and multipliers of
@@ -139,12 +154,12 @@ def moved(
     inequalities; and there they are shifted until they are positive.
     """
     rho, delta = proximal
+    point, first, left = walk.point, walk.steps == 0, walk.residuals
     fixed, sided = program.fixed, program.sided
     s, z = point.sz[0], jnp.where(sided, point.sz[1], 1)
     products = jnp.where(sided, s * z, 0)
     count = jnp.maximum(jnp.sum(sided), 1).astype(s.dtype)
     mean = jnp.sum(products) / count
-    stationarity, equations, slackness = residuals(program, point)
     w = jnp.where(sided, 1 / (s / z + delta), 0)
     weights = jnp.where(fixed, 1 / delta, jnp.sum(w, 0))
     factor = factorised(program.P, rho, program.rows, weights)
@@ -153,12 +168,14 @@ def moved(
         """The step after which `s z` is less by `products`, to first order; and what it
         is to be less by in the next one."""
         less = carry[0]
-        inner = slackness - less / z
-        pushed = jnp.where(fixed, equations / delta, jnp.sum(_signed(w * inner), 0))
-        b = -stationarity - program.rows.transposed(pushed)
+        inner = left.slackness - less / z
+        pushed = jnp.where(
+            fixed, left.equations / delta, jnp.sum(_signed(w * inner), 0)
+        )
+        b = -left.stationarity - program.rows.transposed(pushed)
         dx = cho_solve((factor, True), b)
         value = program.rows(dx)
-        dy = jnp.where(fixed, (value + equations) / delta, 0)
+        dy = jnp.where(fixed, (value + left.equations) / delta, 0)
         dz = w * (_signed(jnp.stack([value, value])) + inner)
         ds = jnp.where(sided, -(less + s * dz) / z, 0)
         dsz = jnp.stack([ds, dz])
@@ -182,33 +199,26 @@ def moved(
     return Point(point.x + t * dx, point.y + t * dy, sz)
 
 
-def residuals(program: Scaled, point: Point) -> tuple[Array, Array, Array]:
-    """Of stationarity, of the equations, and of the slacks."""
-    value = program.rows(point.x)
-    equations = jnp.where(program.fixed, value - program.bound[0], 0)
-    slackness = point.sz[0] - _signed(program.bound - value[None])
-    return (
-        program.gradient(point.x, point.t),
-        equations,
-        jnp.where(program.sided, slackness, 0),
-    )
-
-
-def optimality(program: Scaled, point: Point) -> tuple[Array, Array]:
+def optimality(program: Scaled, point: Point, found: Residuals) -> tuple[Array, Array]:
     """The largest residuals of stationarity and of the constraints, and the largest
     product of a slack and its multiplier; and the sizes of their terms."""
-    stationarity, equations, slackness = residuals(program, point)
     x, t = point.x, point.t
     sizes = program.rows.magnitude()
     curved, value = jnp.abs(program.P) @ jnp.abs(x), sizes(jnp.abs(x))
     pushed = sizes.transposed(jnp.abs(t))
-    terms = jnp.stack([stationarity, curved, program.q, pushed])
+    terms = jnp.stack([found.stationarity, curved, program.q, pushed])
     all_terms = tree_math.max_abs(terms, 1)
     left, of = all_terms[0], all_terms[1:]
     if not t.size:
         return left[None], of.max()[None]
     products = jnp.where(program.sided, point.sz[0] * point.sz[1], 0)
-    rows = [equations[None], slackness, products, value[None], program.bound]
+    rows = [
+        found.equations[None],
+        found.slackness,
+        products,
+        value[None],
+        program.bound,
+    ]
     passed = tree_math.max_abs(jnp.concatenate(rows), 1)
     size = jnp.sum(jnp.abs(jnp.concatenate([x * curved, x * program.q, t * value])))
     return (

@@ -49,7 +49,7 @@ class InteriorPoint(AbstractProgramSolver):
     ```
     """
 
-    attempts = 3
+    attempts = 4
 
     rtol: Float[Array, ""] | None = eqx.field(converter=tolerance, default=None)
 
@@ -63,12 +63,13 @@ class InteriorPoint(AbstractProgramSolver):
 
     def attempt(self, program, state, number, max_steps):
         # First to the tolerance, then as far as it goes, ...
-        again = number > 1
+        again = number == 2
         x, t = state.walk.point.x, state.walk.point.t
         units = (jnp.where(again, _unit(part), 1).astype(x.dtype) for part in (x, t))
         run = _Run(state.walk, *units)
-        # ... then from the start in other units, with other proximal terms.
-        scaled = program.in_units(run.x, run.t)
+        # ... then from the start in other units, with other proximal terms; and
+        # without an objective.
+        scaled = program.in_units(run.x, run.t).weighted(jnp.where(number == 3, 0, 1))
         usual = jnp.asarray(proximal_terms(x), x.dtype)
         terms = jnp.where(again, tree_math.coarsest_eps(x) ** EQUAL, usual)
         begin = Walk.at_the_origin(scaled)

@@ -22,6 +22,8 @@ from implicax._solvers.programs.verdict import (
 
 class _Attempts(eqx.Module):
     state: Any
+    direction: Float[Array, " n"]
+    """Where attempts at the objective ran to."""
     guess: Guess
     """Where the last attempt ended."""
     best: Candidate
@@ -40,12 +42,12 @@ def run_program(
     scaled = Scaled.of(program)
     nothing, zero = Candidate.nothing(scaled), jnp.zeros((), jnp.int32)
     guess = Guess(nothing.x, nothing.t, nothing.answer.side, nothing.x)
-    first = _Attempts(solver.init(scaled), guess, nothing, zero, zero)
+    first = _Attempts(solver.init(scaled), guess.x, guess, nothing, zero, zero)
     if start is not None:
         # The attempt before the first one takes no steps.
         x, t = scaled.scaling.scaled_point(*start)
         guess = Guess(x, t, sides_at(scaled, x, t), jnp.abs(x))
-        first = _Attempts(first.state, guess, nothing, zero - 1, zero)
+        first = _Attempts(first.state, x, guess, nothing, zero - 1, zero)
 
     def attempt(now: _Attempts) -> _Attempts:
         warm = now.number < 0
@@ -57,11 +59,15 @@ def run_program(
         found = Candidate.of(scaled, guess)
         better = found.sizes.error < now.best.sizes.error
         best = tree_math.where(better | (now.number == 0), found, now.best)
-        return _Attempts(state, guess, best, now.number + 1, now.steps + steps)
+        aimless = (number == solver.attempts - 1) & (solver.attempts > 1)
+        direction = jnp.where(aimless, now.direction, guess.x)
+        counts = now.number + 1, now.steps + steps
+        return _Attempts(state, direction, guess, best, *counts)
 
     def going(now: _Attempts) -> Array:
         return ~now.best.solves(solver.rtol) & (now.number < solver.attempts)
 
     last = tree_math.while_loop(going, attempt, first)
     steps, rtol = last.steps, solver.rtol
-    return judge(scaled, last.best, last.guess, steps, max_steps, rtol)
+    shown = last.direction, last.guess
+    return judge(scaled, last.best, *shown, steps, max_steps, rtol)

@@ -62,6 +62,11 @@ class Scaled(eqx.Module):
             upper=self.upper / x,
         )
 
+    def weighted(self, weight: Array) -> "Scaled":
+        """With the objective times `weight`."""
+        weight = weight.astype(self.q.dtype)
+        return dataclasses.replace(self, P=weight * self.P, q=weight * self.q)
+
     @property
     def fixed(self) -> Bool[Array, " rows"]:
         return self.lower == self.upper

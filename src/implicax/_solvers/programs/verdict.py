@@ -3,7 +3,9 @@
 Solved: every equation of Karush, Kuhn and Tucker's holds to `rtol` of the sizes of its
 own terms, every constraint is kept to `rtol` of its own, and of each multiplier and its
 slack one is that small. (A backward error row by row: Oettli & Prager 1964. What an
-elimination rounds, a few `eps` of the largest terms in equilibrated units, passes.)
+elimination rounds, a few `eps` of the largest terms in equilibrated units, passes.) And
+the objective must be what the multipliers say it is: where iterates run off to infinity
+all terms are large and nothing is small beside them, but strong duality is far.
 """
 
 import equinox as eqx
@@ -22,6 +24,8 @@ from implicax._solvers.programs.scaled import Scaled, sides
 
 #: The default `rtol`, as a power of `eps`.
 PRECISION = 2 / 3
+#: The duality gap must be below `eps` to this power of the objective.
+GAP = 1 / 3
 #: Rounding errors of an elimination, in units of `eps` of its largest terms.
 ROUNDING = 10.0
 
@@ -74,8 +78,8 @@ class Sizes(eqx.Module):
     @classmethod
     def of(cls, program: Scaled, x: Array, t: Array, far: Array) -> "Sizes":
         sizes, bound = program.rows.magnitude(), jnp.abs(program.bound)
-        terms = jnp.abs(program.P) @ jnp.abs(x) + jnp.abs(program.q)
-        terms = terms + sizes.transposed(jnp.abs(t))
+        bends = jnp.abs(program.P) @ jnp.abs(x)
+        terms = bends + jnp.abs(program.q) + sizes.transposed(jnp.abs(t))
         eps = tree_math.coarsest_eps(x)
         start = jnp.maximum(tree_math.max_abs(terms), eps * tree_math.max_abs(far))
         floor = ROUNDING * eps ** (1 - PRECISION)
@@ -99,6 +103,16 @@ class Sizes(eqx.Module):
         passed = jnp.maximum(-above, -below)
         parts = jnp.concatenate([left, apart, jnp.maximum(passed, 0)])
         error = tree_math.max_abs(parts)
+        # (A `where`: infinite limits have no multiplier.)
+        limit = jnp.where(t > 0, program.bound[0], program.bound[1])
+        curved, linear, sides = x @ (program.P @ x), program.q @ x, t @ limit
+        primal, dual = linear + curved / 2, -sides - curved / 2
+        scale = jnp.abs(primal) + jnp.abs(dual)
+        unit = ROUNDING * eps * x.size * tree_math.max_abs(x)
+        # (Of what rounding makes of the objective nothing is known.)
+        gap = jnp.abs(primal - dual) + eps * (jnp.abs(x) @ bends)
+        closed = gap <= eps**GAP * scale + unit
+        error = jnp.where(closed, error, jnp.inf)
         weak = jnp.stack([slack, jnp.abs(t) / tree_math.max_abs(terms)])
         return cls(weak, jnp.where(jnp.isnan(error), jnp.inf, error))
 
@@ -148,16 +162,17 @@ class Candidate(eqx.Module):
 def judge(
     program: Scaled,
     best: Candidate,
+    direction: Array,
     guess: Guess,
     steps: Array,
     max_steps: Array,
     rtol: Array | None,
 ) -> ProgramResult:
-    """The solution, or the proof that there is none, which the last `guess` points
-    to."""
+    """The solution, or the proof that there is none: the `direction` in which attempts
+    ran, or the multipliers of the last `guess`."""
     x, t, sizes, answer = best.x, best.t, best.sizes, best.answer
     eps, solved = tree_math.coarsest_eps(x), best.solves(rtol)
-    shown = _shown(program, guess, ~solved)
+    shown = _shown(program, direction, guess, ~solved)
     status = Status.where(steps < max_steps, Status.stagnated, Status.max_steps_reached)
     status = Status.where(shown.unbounded, Status.unbounded, status)
     status = Status.where(shown.infeasible, Status.infeasible, status)
@@ -182,14 +197,16 @@ def judge(
     )
 
 
-def _shown(program: Scaled, guess: Guess, wanted: Bool[Array, ""]) -> Evidence:
+def _shown(
+    program: Scaled, direction: Array, guess: Guess, wanted: Bool[Array, ""]
+) -> Evidence:
     """The evidence, looked for where it is wanted."""
 
     def look(carry: tuple[Array, Evidence]) -> tuple[Array, Evidence]:
         # (Of the carry, or the compiler would do it in any case.)
         one = jnp.where(tree_math.in_any_lane(carry[0]), 1, jnp.nan)
-        x, t = guess.x * one, guess.t * one
-        return jnp.zeros((), bool), evidence(program, x, t, guess.reach)
+        found = evidence(program, direction * one, guess.x, guess.t * one)
+        return jnp.zeros((), bool), found
 
     no = jnp.zeros((), bool)
     nothing = Evidence(jnp.zeros_like(guess.t), no, jnp.zeros_like(guess.x), no)
