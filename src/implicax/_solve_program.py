@@ -79,12 +79,12 @@ def quadratic_program(
             jnp.eye(3), -point, A=ones, b=jnp.ones(1), bounds=(0.0, None)
         ).value
 
-    point = jnp.array([0.9, 0.5, -1.0])
-    print(nearest(point).round(3))
-    print(jax.jacobian(nearest)(point)[0])
+    point = jnp.array([1.0, 0.5, -1.0])
+    print(nearest(point))
+    print(jax.jacobian(nearest)(point)[0].round(2) + 0.0)
     ```
     ```text
-    [0.7 0.3 0. ]
+    [0.75 0.25 0.  ]
     [ 0.5 -0.5  0. ]
     ```
     """

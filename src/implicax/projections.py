@@ -144,10 +144,10 @@ def simplex(x: Float[Array, " n"], scale: ArrayLike = 1.0) -> Float[Array, " n"]
     import implicax as ix
     import jax.numpy as jnp
 
-    print(ix.projections.simplex(jnp.array([0.9, 0.5, -1.0])).round(3))
+    print(ix.projections.simplex(jnp.array([1.0, 0.5, -1.0])))
     ```
     ```text
-    [0.7 0.3 0. ]
+    [0.75 0.25 0.  ]
     ```
     """
     x = jnp.asarray(x)
@@ -169,10 +169,10 @@ def l1_sphere(x: Float[Array, " n"], scale: ArrayLike = 1.0) -> Float[Array, " n
     import implicax as ix
     import jax.numpy as jnp
 
-    print(ix.projections.l1_sphere(jnp.array([0.9, -0.5])).round(3))
+    print(ix.projections.l1_sphere(jnp.array([1.0, -0.5])))
     ```
     ```text
-    [ 0.7 -0.3]
+    [ 0.75 -0.25]
     ```
     """
     x = jnp.asarray(x)
@@ -289,12 +289,12 @@ def kl_transport(
     import implicax as ix
     import jax.numpy as jnp
 
-    S = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-    print(ix.projections.kl_transport(S, jnp.ones(2) / 2, jnp.ones(2) / 2).round(3))
+    rows, columns = jnp.array([0.75, 0.25]), jnp.array([0.5, 0.5])
+    plan = ix.projections.kl_transport(jnp.eye(2), rows, columns)
+    print(plan.sum(0).round(2), plan.sum(1).round(2))
     ```
     ```text
-    [[0.366 0.134]
-     [0.134 0.366]]
+    [0.5 0.5] [0.75 0.25]
     ```
     """
     similarity, rows, columns = map(jnp.asarray, (similarity, rows, columns))

@@ -272,7 +272,10 @@ class LinearSolve(eqx.Module):
         if inverse is not None and (factorised or theirs):
             assert not isinstance(inverse, Krylov)
             size = inverse.product_size if factorised else None
-            first = refine(lambda r: inverse.solve(r, transposed), rate=0.5, size=size)
+            # (Of programs with little curvature, factors take several steps.)
+            rate = 0.9 if isinstance(inverse, KKTInverse) else 0.5
+            solve = functools.partial(inverse.solve, transposed=transposed)
+            first = refine(solve, rate=rate, size=size)
         elif sparsity is not None and not self.structure.fixed_point:
             return last_resort(product, b)
         elif self.structure.positive_definite:

@@ -66,10 +66,10 @@ class ProgramSolution(Solution[Float[Array, "..."]]):
     import jax.numpy as jnp
 
     solution = ix.quadratic_program(jnp.eye(2), -jnp.ones(2), bounds=(None, 0.5))
-    print(solution.value, solution.dual.bounds, solution.objective)
+    print(solution.value, solution.dual.bounds > 0, solution.objective)
     ```
     ```text
-    [0.5 0.5] [0.5 0.5] -0.75
+    [0.5 0.5] [ True  True] -0.75
     ```
     """
 

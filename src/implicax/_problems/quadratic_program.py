@@ -29,10 +29,10 @@ class QuadraticProgram(AbstractProblem):
 
     problem = ix.QuadraticProgram(lambda a: ix.Program(jnp.eye(2), -a, bounds=(0, 1)))
     solution = ix.solve(problem, None, jnp.array([2.0, 0.5]))
-    print(solution.value, solution.dual.bounds)
+    print(solution.value, solution.dual.bounds > 0)
     ```
     ```text
-    [1.  0.5] [1. 0.]
+    [1.  0.5] [ True False]
     ```
     """
 

@@ -501,3 +501,29 @@ def test_bad_input_is_told(name):
     call, words = BAD[name]
     with pytest.raises((TypeError, ValueError), match=words):
         call()
+
+
+@pytest.mark.parametrize("name", ["piqp", "clarabel"])
+def test_solvers_of_others_get_our_verdict_and_derivative(name):
+    pytest.importorskip("qpsolvers")
+    data = random_program(np.random.default_rng(8))
+    engine = ix.QPSolvers(name)
+
+    def by_q(q, solver):
+        rest = {key: x for key, x in data.items() if key not in "Pq"}
+        found = ix.quadratic_program(data["P"], q, **rest, solver=solver)
+        return jnp.sum(jnp.sin(found.value)) + jnp.sum(found.dual.bounds)
+
+    theirs = jax.jit(jax.value_and_grad(lambda q: by_q(q, engine)))(data["q"])
+    ours = jax.jit(jax.value_and_grad(lambda q: by_q(q, None)))(data["q"])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-11),
+        theirs,
+        ours,
+    )
+
+
+def test_an_engine_that_is_not_there_is_told():
+    pytest.importorskip("qpsolvers")
+    with pytest.raises(ValueError, match="piqp"):
+        ix.QPSolvers("nobody")

@@ -1,5 +1,6 @@
 """Solvers of quadratic programs by `qpsolvers`, on the host."""
 
+import warnings
 from typing import Any
 
 import equinox as eqx
@@ -13,6 +14,13 @@ from implicax._core.optional import library
 from implicax._solvers.base import tolerance
 from implicax._solvers.programs.base import AbstractProgramSolver
 from implicax._solvers.programs.verdict import Guess, sides_at
+
+
+def _qpsolvers() -> Any:
+    with warnings.catch_warnings():
+        # It imports all solvers that are there, and some of these warn of themselves.
+        warnings.simplefilter("ignore")
+        return library("qpsolvers", "ix.QPSolvers")
 
 
 class QPSolvers(AbstractProgramSolver):
@@ -55,7 +63,7 @@ class QPSolvers(AbstractProgramSolver):
         return super().__new__(cls)
 
     def __check_init__(self):
-        qpsolvers = library("qpsolvers", "ix.QPSolvers")
+        qpsolvers = _qpsolvers()
         if self.name not in qpsolvers.available_solvers:
             there = ", ".join(qpsolvers.available_solvers) or "none"
             raise ValueError(
@@ -83,7 +91,7 @@ class QPSolvers(AbstractProgramSolver):
     def _solve(self, *data: Any) -> tuple[np.ndarray, np.ndarray]:
         """The point and the signed multipliers that the solver finds, zero where it
         finds none."""
-        qpsolvers = library("qpsolvers", "ix.QPSolvers")
+        qpsolvers = _qpsolvers()
         P, q, matrix, lower, upper = (np.asarray(x, float) for x in data)
         m, n = matrix.shape
         fixed = lower[:m] == upper[:m]

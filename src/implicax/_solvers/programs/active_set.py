@@ -31,10 +31,9 @@ REFINEMENTS = 20
 PASSED = 0.75
 #: More than this is left of a right-hand side that cannot be reached, ...
 UNREACHED = 1e-3
-#: ... and a refinement takes less than this part of it: then singular values are below
-#: 3e-5 of the largest, in float64, and curvatures below 1e-12.
-STUCK = 1e-3
-#: Refinements go on while they take this part of what is left.
+#: ... while a refinement takes less than this part of it: singular values are below
+#: 3e-4 of the largest then, in float64, and curvatures below 1e-10. (Derivatives are
+#: refined likewise, and find the same obstacle.)
 FALLING = 0.1
 
 
@@ -155,5 +154,5 @@ def _on_active_set(program: Scaled, x: Array, t: Array, side: Array) -> Answer:
     if program.rows.box:
         # At a bound an unknown is that bound.
         x = jnp.where(active[-n:], at[-n:], x)
-    unreached = (last.sizes > UNREACHED) & (last.taken < STUCK)
+    unreached = (last.sizes > UNREACHED) & (last.taken < FALLING)
     return Answer(x, t, side, last.correction[:n], unreached, inverse.factor)
