@@ -115,7 +115,7 @@ def test_errors_of_the_users_own_are_passed_on_as_they_are():
         ("method optimizer", "solver="),
         ("verbose disp callback", "progress=True"),
         ("jac grad fprime hess hessp value_and_grad", "jax.custom_jvp"),
-        ("bounds constraints", "not there yet.*change of variables"),
+        ("bounds constraints", "not yet.*change of variables"),
         ("bracket", r"ix.Chandrupatla\(lower, upper\)"),
         ("sigma weights", r"\(model - data\) / sigma"),
         ("damping history line_search step_size", "belongs to a solver"),
