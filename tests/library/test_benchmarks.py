@@ -24,7 +24,7 @@ BENCHMARKS = {
     "host": ["--sizes", "2", "--lanes", "3", "--seconds", "0.05"],
     "lanes": ["--lanes", "5", "--seconds", "0.05"],
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
-    "quadratic_programs": ["--sizes", "5", "--lanes", "2", "--seconds", "0.001"],
+    "quadratic_programs": ["--sizes", "10", "--lanes", "2", "--seconds", "0.001"],
     "brusselator": ["--sizes", "8", "--steps", "4"],
     "profile": ["--every", "40", "--seconds", "0.001"],
     "cutest": ["--every", "100"],
