@@ -42,11 +42,6 @@ class Rows(eqx.Module):
     matrix: Float[Array, "m n"]
     box: bool = eqx.field(static=True)
 
-    @property
-    def count(self) -> int:
-        m, n = self.matrix.shape
-        return m + n * self.box
-
     def __call__(self, x: Float[Array, " n"]) -> Float[Array, " rows"]:
         rows = self.matrix @ x
         return jnp.concatenate([rows, x]) if self.box else rows

@@ -154,8 +154,7 @@ class Program(eqx.Module):
         """Which rows hold with equality, at their lower and at their upper side."""
         x, t, program = jax.lax.stop_gradient((x, t, self))
         lower, upper = program.limits
-        sizes = Sizes.of(program, x, t)
-        share, slack_below, slack_above = sizes.multiplier, sizes.below, sizes.above
+        share, slack_below, slack_above = _shares(program, x, t)
         fixed = lower == upper
         return (
             ~fixed & (t < 0) & (share > slack_below),
@@ -163,42 +162,26 @@ class Program(eqx.Module):
         )
 
 
-class Sizes(eqx.Module):
-    """What is at hand at `x` and `t`, without units: parts of what it is summed up
-    with, between zero and about one."""
-
-    stationarity: Float[Array, " n"]
-    """What is left of `P x + q + R^T t`, of the sizes of its terms."""
-    terms: Float[Array, " n"]
-    """... those sizes."""
-    multiplier: Float[Array, " rows"]
-    """The largest part that a multiplier is of an equation of these."""
-    below: Float[Array, " rows"]
-    """The distance to the lower side, of the sizes of its terms (negative where it is
-    passed), ..."""
-    above: Float[Array, " rows"]
-    """... and to the upper one."""
-
-    @classmethod
-    def of(cls, program: Program, x: Array, t: Array) -> "Sizes":
-        rows, (lower, upper) = program.rows, program.limits
-        sizes = rows.magnitude()
-        terms = jnp.abs(program.q) + sizes.transposed(jnp.abs(t))
-        if program.P is not None:
-            terms = terms + jnp.abs(program.P) @ jnp.abs(x)
-        left = program.gradient(x) + rows.transposed(t)
-        per_term = _part(jnp.ones_like(terms), terms)
-        largest = tree_math.max_abs(sizes.matrix * per_term[None], 1)
-        if rows.box:
-            largest = jnp.concatenate([largest, per_term])
-        value, size = rows(x), sizes(jnp.abs(x))
-        return cls(
-            _part(jnp.abs(left), terms),
-            terms,
-            largest * jnp.abs(t),
-            _slack(value - lower, size, lower),
-            _slack(upper - value, size, upper),
-        )
+def _shares(program: Program, x: Array, t: Array) -> tuple[Array, Array, Array]:
+    """How much there is at `x` and `t` of each multiplier, and of each slack to the
+    lower and to the upper side, without units: a multiplier as the largest part that it
+    is of an equation of stationarity, a slack (negative where the side is passed) as a
+    part of the terms of its row."""
+    rows, (lower, upper) = program.rows, program.limits
+    sizes = rows.magnitude()
+    terms = jnp.abs(program.q) + sizes.transposed(jnp.abs(t))
+    if program.P is not None:
+        terms = terms + jnp.abs(program.P) @ jnp.abs(x)
+    per_term = _part(jnp.ones_like(terms), terms)
+    largest = tree_math.max_abs(sizes.matrix * per_term[None], 1)
+    if rows.box:
+        largest = jnp.concatenate([largest, per_term])
+    value, size = rows(x), sizes(jnp.abs(x))
+    return (
+        largest * jnp.abs(t),
+        _slack(value - lower, size, lower),
+        _slack(upper - value, size, upper),
+    )
 
 
 def _slack(slack: Array, size: Array, limit: Array) -> Array:

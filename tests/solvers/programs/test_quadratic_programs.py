@@ -527,3 +527,15 @@ def test_an_engine_that_is_not_there_is_told():
     pytest.importorskip("qpsolvers")
     with pytest.raises(ValueError, match="piqp"):
         ix.QPSolvers("nobody")
+
+
+def test_being_out_of_steps_is_told_from_being_stuck():
+    data = random_program(np.random.default_rng(9))
+    assert solved(data, max_steps=2).status == ix.Status.max_steps_reached
+    # Twenty rows that all but repeat each other: their multiplier spreads slowly.
+    nearly = jnp.linspace(1.0, 1.0 + 1e-9, 20)
+    found = ix.quadratic_program(
+        jnp.eye(2), -jnp.ones(2), G=jnp.ones((20, 2)), h=nearly, on_failure="ignore"
+    )
+    assert found.status == ix.Status.stagnated
+    np.testing.assert_allclose(found.value, 0.5, rtol=1e-8)

@@ -16,8 +16,8 @@ from implicax._solvers.programs.interior_point import Walk, interior_point
 from implicax._solvers.programs.scaled import power_of_two, sides
 from implicax._solvers.programs.verdict import Guess
 
-#: The last attempt has proximal terms of `eps` to this power (1e-8) in `x` and in the
-#: multipliers alike: these may then become large soon.
+#: The attempt in other units has proximal terms of `eps` to this power (1e-8) in `x`
+#: and in the multipliers alike: these may then become large soon.
 EQUAL = 0.51
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from implicax._core import tree_math
 from implicax._problems.program import Program
@@ -29,6 +29,8 @@ class _Attempts(eqx.Module):
     best: Candidate
     number: Int[Array, ""]
     steps: Int[Array, ""]
+    exhausted: Bool[Array, ""]
+    """Whether an attempt has taken all of its steps."""
 
 
 @eqx.filter_jit(inline=True)  # pyright: ignore[reportCallIssue]
@@ -42,12 +44,13 @@ def run_program(
     scaled = Scaled.of(program)
     nothing, zero = Candidate.nothing(scaled), jnp.zeros((), jnp.int32)
     guess = Guess(nothing.x, nothing.t, nothing.answer.side, nothing.x)
-    first = _Attempts(solver.init(scaled), guess.x, guess, nothing, zero, zero)
+    no = jnp.zeros((), bool)
+    first = _Attempts(solver.init(scaled), guess.x, guess, nothing, zero, zero, no)
     if start is not None:
         # The attempt before the first one takes no steps.
         x, t = scaled.scaling.scaled_point(*start)
         guess = Guess(x, t, sides_at(scaled, x, t), jnp.abs(x))
-        first = _Attempts(first.state, x, guess, nothing, zero - 1, zero)
+        first = _Attempts(first.state, x, guess, nothing, zero - 1, zero, no)
 
     def attempt(now: _Attempts) -> _Attempts:
         warm = now.number < 0
@@ -61,13 +64,13 @@ def run_program(
         best = tree_math.where(better | (now.number == 0), found, now.best)
         aimless = (number == solver.attempts - 1) & (solver.attempts > 1)
         direction = jnp.where(aimless, now.direction, guess.x)
-        counts = now.number + 1, now.steps + steps
+        exhausted = now.exhausted | (~warm & (steps >= allowed))
+        counts = now.number + 1, now.steps + steps, exhausted
         return _Attempts(state, direction, guess, best, *counts)
 
     def going(now: _Attempts) -> Array:
         return ~now.best.solves(solver.rtol) & (now.number < solver.attempts)
 
     last = tree_math.while_loop(going, attempt, first)
-    steps, rtol = last.steps, solver.rtol
-    shown = last.direction, last.guess
-    return judge(scaled, last.best, *shown, steps, max_steps, rtol)
+    shown, steps = (last.direction, last.guess), (last.steps, last.exhausted)
+    return judge(scaled, last.best, *shown, *steps, solver.rtol)

@@ -57,10 +57,8 @@ class Guess(eqx.Module):
 def sides_at(program: Scaled, x: Array, t: Array) -> Array:
     """At which side each row is, by whether its multiplier or its slack is larger."""
     value = program.rows(x)
-    t, far = (
-        t / _at_least(tree_math.max_abs(t), 0.0),
-        _at_least(tree_math.max_abs(x), 0.0),
-    )
+    far = _at_least(tree_math.max_abs(x), 0.0)
+    t = t / _at_least(tree_math.max_abs(t), 0.0)
     upper = (t > 0) & (t > (program.upper - value) / far)
     lower = (t < 0) & (-t > (value - program.lower) / far)
     return sides(program.fixed | upper, lower)
@@ -105,8 +103,8 @@ class Sizes(eqx.Module):
         error = tree_math.max_abs(parts)
         # (A `where`: infinite limits have no multiplier.)
         limit = jnp.where(t > 0, program.bound[0], program.bound[1])
-        curved, linear, sides = x @ (program.P @ x), program.q @ x, t @ limit
-        primal, dual = linear + curved / 2, -sides - curved / 2
+        curved, linear, pushed = x @ (program.P @ x), program.q @ x, t @ limit
+        primal, dual = linear + curved / 2, -pushed - curved / 2
         scale = jnp.abs(primal) + jnp.abs(dual)
         unit = ROUNDING * eps * x.size * tree_math.max_abs(x)
         # (Of what rounding makes of the objective nothing is known.)
@@ -165,15 +163,16 @@ def judge(
     direction: Array,
     guess: Guess,
     steps: Array,
-    max_steps: Array,
+    exhausted: Bool[Array, ""],
     rtol: Array | None,
 ) -> ProgramResult:
     """The solution, or the proof that there is none: the `direction` in which attempts
-    ran, or the multipliers of the last `guess`."""
+    ran, or the multipliers of the last `guess`; `exhausted` says whether one of them
+    had no steps left."""
     x, t, sizes, answer = best.x, best.t, best.sizes, best.answer
     eps, solved = tree_math.coarsest_eps(x), best.solves(rtol)
     shown = _shown(program, direction, guess, ~solved)
-    status = Status.where(steps < max_steps, Status.stagnated, Status.max_steps_reached)
+    status = Status.where(exhausted, Status.max_steps_reached, Status.stagnated)
     status = Status.where(shown.unbounded, Status.unbounded, status)
     status = Status.where(shown.infeasible, Status.infeasible, status)
     status = Status.where(solved, Status.converged, status)
