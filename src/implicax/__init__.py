@@ -43,6 +43,13 @@ from implicax._linear.krylov import Krylov as Krylov
 from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
 from implicax._linear.sparsity import Sparsity as Sparsity
 from implicax._problems.base import AbstractProblem as AbstractProblem
+from implicax._problems.constrained_solution import (
+    ConstrainedSolution as ConstrainedSolution,
+)
+from implicax._problems.constraints import AtLeast as AtLeast
+from implicax._problems.constraints import AtMost as AtMost
+from implicax._problems.constraints import Equal as Equal
+from implicax._problems.constraints import Multipliers as Multipliers
 from implicax._problems.detect_sparsity import detect_sparsity as detect_sparsity
 from implicax._problems.equations import Iterate as Iterate
 from implicax._problems.equations import System as System
@@ -63,10 +70,10 @@ from implicax._problems.program_solution import Degeneracy as Degeneracy
 from implicax._problems.program_solution import ProgramSolution as ProgramSolution
 from implicax._problems.quadratic_program import QuadraticProgram as QuadraticProgram
 from implicax._problems.root import Root as Root
-from implicax._solve import fixed_point as fixed_point
-from implicax._solve import least_squares as least_squares
-from implicax._solve import minimize as minimize
-from implicax._solve import root as root
+from implicax._shorthands import fixed_point as fixed_point
+from implicax._shorthands import least_squares as least_squares
+from implicax._shorthands import minimize as minimize
+from implicax._shorthands import root as root
 from implicax._solve import solve as solve
 from implicax._solve_program import linear_program as linear_program
 from implicax._solve_program import quadratic_program as quadratic_program
@@ -78,6 +85,9 @@ from implicax._solvers.bracketing import Bisection as Bisection
 from implicax._solvers.bracketing import Chandrupatla as Chandrupatla
 from implicax._solvers.broyden import Broyden as Broyden
 from implicax._solvers.chord import Chord as Chord
+from implicax._solvers.constrained.primal_dual import (
+    NonlinearInteriorPoint as NonlinearInteriorPoint,
+)
 from implicax._solvers.external.host import Host as Host
 from implicax._solvers.external.host import host as host
 from implicax._solvers.external.optax import Optax as Optax

@@ -14,7 +14,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from implicax._core.optional import library
-from implicax._solve import minimize, root
+from implicax._shorthands import minimize, root
 from implicax._solve_program import quadratic_program
 from implicax._solvers.bracketing import Chandrupatla
 

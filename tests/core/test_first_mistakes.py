@@ -115,7 +115,7 @@ def test_errors_of_the_users_own_are_passed_on_as_they_are():
         ("method optimizer", "solver="),
         ("verbose disp callback", "progress=True"),
         ("jac grad fprime hess hessp value_and_grad", "jax.custom_jvp"),
-        ("bounds constraints", "not yet.*change of variables"),
+        ("lb ub nonneg", r"bounds=\(lower, upper\).*ix.AtLeast"),
         ("bracket", r"ix.Chandrupatla\(lower, upper\)"),
         ("sigma weights", r"\(model - data\) / sigma"),
         ("damping history line_search step_size", "belongs to a solver"),
@@ -128,7 +128,7 @@ def test_errors_of_the_users_own_are_passed_on_as_they_are():
         ("fun f", r"fn, the first argument; it takes \(y, args\)"),
         ("params data", "args, the third argument: one pytree"),
         ("sovler", r"did you mean solver=\?"),
-        ("quux", "it takes args, derivative, fn"),
+        ("quux", "it takes args, .*derivative, fn"),
     ],
 )
 def test_keywords_of_other_libraries(solve, words, remedy):

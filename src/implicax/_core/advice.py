@@ -68,6 +68,11 @@ EQUATIONS = {
         "use ix.Anderson(), which needs none",
     ),
     "infeasible": ("loosen the constraints",),
+    "locally_infeasible": (
+        "start elsewhere",
+        "loosen the constraints, or the bounds",
+        "take one constraint off after the other, to see which contradict each other",
+    ),
     "not_convex": ("give a convex objective",),
     "wrong_sparsity": (
         'name all places where dF/dy may be other than zero: sparsity="auto" finds '
@@ -146,11 +151,34 @@ PROGRAMS = {
     ),
 }
 
+#: Likewise of minima and fits with bounds or constraints.
+CONSTRAINED = {
+    "max_steps_reached": (
+        "raise max_steps",
+        "start closer",
+        "check that the objective is bounded below where the constraints hold",
+        "use ix.SciPy('SLSQP')",
+    ),
+    "stagnated": (
+        "start elsewhere",
+        "check that constraints have no kinks, and gradients other than zero where "
+        "they hold",
+        "use float64, where rounding is what is left",
+    ),
+    "non_finite": (
+        "check fn and the constraints at the initial guess",
+        "bound the unknowns to where fn is defined: they stay strictly inside",
+    ),
+    "unbounded": ("bound the unknowns, or add a constraint",),
+    "saddle": ("start elsewhere",),
+}
+
 
 def advice(status: str, used: str, kind: str) -> str:
     """What to try after `status`, to somebody whose solver is called `used` and whose
-    problem is one of equations, a minimum, or a program."""
-    pieces = {"minimum": MINIMA, "program": PROGRAMS}.get(kind, EQUATIONS).get(status)
+    problem is one of equations, a minimum, a program, or constrained."""
+    own = {"minimum": MINIMA, "program": PROGRAMS, "constrained": CONSTRAINED}
+    pieces = own.get(kind, EQUATIONS).get(status)
     pieces = EQUATIONS[status] if pieces is None else pieces
     names = set(re.findall(r"\w+", used))
     fresh = [p for p in pieces if not names & set(re.findall(r"use ix\.(\w+)", p))]

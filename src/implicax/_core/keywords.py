@@ -24,15 +24,13 @@ _DERIVATIVE_OF_FN = (
     "jax.custom_jvp"
 )
 _BOUNDS = (
-    "bounds and constraints are there for quadratic and linear objectives, "
-    "ix.quadratic_program(P, q, bounds=(lower, upper)), and for others not yet. A "
-    "change of variables keeps an unknown between bounds: "
-    "y = lower + (upper - lower) * jax.nn.sigmoid(z), solved for z; "
-    "y = jnp.exp(z) keeps it positive"
+    "bounds=(lower, upper) goes to ix.minimize, ix.least_squares and ix.root, and "
+    "constraints=[ix.Equal(h), ix.AtLeast(g), ix.AtMost(g)] to the first two; "
+    "projections are in ix.projections"
 )
 _BRACKET = (
     "a root between two ends is ix.root(fn, y0, args, solver=ix.Chandrupatla(lower, "
-    "upper)). For other problems, " + _BOUNDS
+    "upper)). Elsewhere " + _BOUNDS
 )
 _WEIGHTS = (
     "weigh the errors in fn: return (model - data) / sigma, or sqrt(weights) * "

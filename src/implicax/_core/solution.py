@@ -48,6 +48,7 @@ class Status(Enumeration):
     )
     linear_solve_failed = "A linear system of a step could not be solved."
     infeasible = "Nothing satisfies the constraints: there is a proof."
+    locally_infeasible = "The constraints cannot be met near here."
     not_convex = "The objective has a direction of negative curvature."
     wrong_sparsity = "The Jacobian has entries at places that sparsity= leaves out."
 

@@ -86,7 +86,7 @@ class KKTInverse(eqx.Module):
     active: Bool[Array, " rows"]
     scaling: Scaling
     product_size: Float[Array, ""]
-    """`|J|` in the maximum norm, in the user's units: what products round."""
+    """`|J|` in the maximum norm, in units of its own: what products round."""
 
     @classmethod
     def of(
@@ -115,11 +115,20 @@ class KKTInverse(eqx.Module):
         cls, factor: Array, P: Array, rows: Rows, active: Array, scaling: Scaling
     ) -> "KKTInverse":
         """Of a factor that is there."""
-        d, f, sizes = scaling.d, scaling.f, rows.magnitude()
-        curved = jnp.abs(P) @ (1 / d) / scaling.c
-        sums = [(curved + sizes.transposed(1 / f)) / d, sizes(1 / d) / f]
+        sizes, one = rows.magnitude(), jnp.ones_like(scaling.f)
+        bent = jnp.sum(jnp.abs(P), 1)
+        sums = [bent + sizes.transposed(one), sizes(jnp.ones_like(scaling.d))]
         product_size = tree_math.max_abs(jnp.concatenate(sums))
         return cls(factor, rows, active, scaling, product_size)
+
+    def units(
+        self,
+    ) -> tuple[Float[Array, " n_plus_rows"], Float[Array, " n_plus_rows"]]:
+        """What rows and columns of `J` are to be multiplied by, so that its entries are
+        about one: then a residual has a size."""
+        d, f, c = self.scaling.d, self.scaling.f, self.scaling.c
+        rows = jnp.concatenate([c * d, jnp.where(self.active, f, c / f)])
+        return rows, jnp.concatenate([d, f / c])
 
     def scaled_solve(self, bx: Array, bt: Array) -> tuple[Array, Array]:
         """Of the rows `P x + R^T t = bx`, and `R x = bt` where active (`t = 0` where
@@ -129,18 +138,21 @@ class KKTInverse(eqx.Module):
         x = cho_solve((self.factor, True), bx + self.rows.transposed(bt / delta))
         return x, jnp.where(self.active, (self.rows(x) - bt) / delta, 0)
 
-    def solve(self, b: Vector, transposed: bool) -> Vector:
-        flat, unravel = tree_math.ravel(b)
-        bx, bt = jnp.split(flat, [self.factor.shape[0]])
-        d, f, c = self.scaling.d, self.scaling.f, self.scaling.c
+    def solve_in_units(self, b: Array, transposed: bool) -> Array:
+        """Nearly the solution of the system in these units."""
+        bx, bt = jnp.split(b, [self.factor.shape[0]])
         idle = jnp.where(self.active, 0, bt)
         if not transposed:
             # `-t = b` in the rows that are not active.
-            bx = bx + self.rows.transposed(f * idle) / d
-        x, t = self.scaled_solve(c * d * bx, f * bt)
-        x, t = self.scaling.point(x, t)
-        other = self.rows(x / d) / f - idle if transposed else -idle
-        return unravel(jnp.concatenate([x, jnp.where(self.active, t, other)]))
+            bx = bx + self.rows.transposed(idle)
+        x, t = self.scaled_solve(bx, bt)
+        other = self.rows(x) - idle if transposed else -idle
+        return jnp.concatenate([x, jnp.where(self.active, t, other)])
+
+    def solve(self, b: Vector, transposed: bool) -> Vector:
+        flat, unravel = tree_math.ravel(b)
+        left, right = self.units()[:: -1 if transposed else 1]
+        return unravel(right * self.solve_in_units(left * flat, transposed))
 
 
 def proximal_terms(like: Array) -> tuple[float, float]:

@@ -25,6 +25,7 @@ wrong derivative never leaves this file silently.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -62,6 +63,8 @@ SMALL = 128
 #: ... and up to here one that will not. (The lanes of a `vmap` iterate as long as the
 #: slowest.)
 TINY = 8
+#: The rate of refinements with a program's factors (they are slow where it is flat).
+KKT_RATE = 0.9
 
 
 class Auto(eqx.Module):
@@ -229,6 +232,8 @@ class LinearSolve(eqx.Module):
             _refine, product, b, start=self.guess if transposed else None
         )
         inverse = self.approximate_inverse
+        if isinstance(inverse, KKTInverse) and isinstance(self.choice, Auto):
+            return _of_program(inverse, product, b, transposed)
         if isinstance(self.choice, MinimumNorm):
             t, norm = self.choice.least_squares(product, b)
             trusted = norm <= tree_math.coarsest_eps(b) ** 0.5 * tree_math.max_norm(b)
@@ -261,21 +266,16 @@ class LinearSolve(eqx.Module):
             last_resort = functools.partial(
                 _krylov, Krylov(), self.structure, transposed
             )
-        if isinstance(inverse, KKTInverse):
-            # Constraints may depend on each other.
-            last_resort = _shortest
         sparsity = self.structure.sparsity
         if sparsity is not None:
             pattern = sparsity.transposed if transposed else sparsity
             last_resort = functools.partial(_sparse, pattern)
-        factorised = isinstance(inverse, LUFactors | SparseLU | KKTInverse)
+        factorised = isinstance(inverse, LUFactors | SparseLU)
         if inverse is not None and (factorised or theirs):
             assert not isinstance(inverse, Krylov)
             size = inverse.product_size if factorised else None
-            # (Of programs with little curvature, factors take several steps.)
-            rate = 0.9 if isinstance(inverse, KKTInverse) else 0.5
             solve = functools.partial(inverse.solve, transposed=transposed)
-            first = refine(solve, rate=rate, size=size)
+            first = refine(solve, rate=0.5, size=size)
         elif sparsity is not None and not self.structure.fixed_point:
             return last_resort(product, b)
         elif self.structure.positive_definite:
@@ -285,16 +285,40 @@ class LinearSolve(eqx.Module):
         else:
             return last_resort(product, b)
 
-        # A loop of at most one round, and not a `cond`: under `vmap` a `cond` always
-        # pays for both branches, a loop only if some lane needs it.
-        def fall_back(answer: _Answer) -> _Answer:
-            # The compiler moves what does not change out of a loop, and would
-            # factorise every time: let the matrix depend on the carry. But not on the
-            # lane: many right-hand sides have one matrix.
-            needed = tree_math.in_any_lane(~answer.finished)
-            return last_resort(product, b, jnp.where(needed, 1, jnp.nan))
+        return _or_else(first, functools.partial(last_resort, product, b))
 
-        return tree_math.while_loop(lambda answer: ~answer.finished, fall_back, first)
+
+def _or_else(first: _Answer, last_resort: Callable[[Array], _Answer]) -> _Answer:
+    """`first`, or where that is not finished the other."""
+
+    # A loop of at most one round, and not a `cond`: under `vmap` a `cond` always pays
+    # for both branches, a loop only if some lane needs it.
+    def fall_back(answer: _Answer) -> _Answer:
+        # The compiler moves what does not change out of a loop, and would factorise
+        # every time: let the matrix depend on the carry. But not on the lane: many
+        # right-hand sides have one matrix.
+        needed = tree_math.in_any_lane(~answer.finished)
+        return last_resort(jnp.where(needed, 1, jnp.nan))
+
+    return tree_math.while_loop(lambda answer: ~answer.finished, fall_back, first)
+
+
+def _of_program(
+    inverse: KKTInverse, product: MatVec, b: Vector, transposed: bool
+) -> _Answer:
+    """From the factors of a program's last system, in units that give residuals one."""
+    flat, unravel = tree_math.ravel(b)
+    left, right = inverse.units()[:: -1 if transposed else 1]
+
+    def scaled(t: Vector) -> Vector:
+        return left * _flat(product(unravel(right * t)))
+
+    solve = functools.partial(inverse.solve_in_units, transposed=transposed)
+    how: Any = {"rate": KKT_RATE, "size": inverse.product_size}
+    first = _refine(scaled, left * flat, solve, **how)
+    # (The shortest one where constraints depend on each other.)
+    answer = _or_else(first, functools.partial(_shortest, scaled, left * flat))
+    return dataclasses.replace(answer, solution=unravel(right * answer.solution))
 
 
 def _flat(x: Vector) -> Vector:

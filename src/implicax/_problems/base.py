@@ -55,6 +55,21 @@ class AbstractProblem(eqx.Module):
     def conditions(self, y: PyTree, args: PyTree) -> Conditions:
         """What holds at a solution, at `y` and `args`: traced by JAX."""
 
+    def active_set(self, y0: PyTree) -> PyTree[Any]:
+        """What of `y0` the conditions hold on, and do not vary with: nothing, unless
+        there are constraints."""
+        del y0
+        return ()
+
+    def conditions_on(self, active: PyTree[Any], y: PyTree, args: PyTree) -> Conditions:
+        """As `conditions`, on that."""
+        del active
+        return self.conditions(y, args)
+
+    def constrained(self) -> Any:
+        """The problem with its bounds and constraints in it, if it has any."""
+        return None
+
 
 class FunctionProblem(AbstractProblem):
     """A problem that one function states.

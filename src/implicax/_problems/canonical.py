@@ -36,7 +36,7 @@ class CanonicalProblem(eqx.Module):
     inputs: PyTree[Array]
     """`(constants, (args, data))`: what the problem closes over, and the arrays of its
     arguments; `data` comes from the solve and is not differentiated (the base point of
-    a chart)."""
+    a chart, the constraints that act)."""
     view: View
     restore_aux: Callable[[list[Array]], Any] = eqx.field(static=True)
 
@@ -49,6 +49,11 @@ class CanonicalProblem(eqx.Module):
         if isinstance(self.view, RealView):
             return self
         return self.at(jax.lax.stop_gradient(self.view.from_real(v)))
+
+    def on(self, active: PyTree[Array]) -> "CanonicalProblem":
+        """With these constraints active."""
+        constants, (arrays, _) = self.inputs
+        return dataclasses.replace(self, inputs=(constants, (arrays, active)))
 
     def at(self, base: PyTree[Array]) -> "CanonicalProblem":
         """In the chart at `base`."""
@@ -69,6 +74,9 @@ def canonicalize(
     **Raises:** `TypeError` or `ValueError` for a `y0` that is empty, not floating, or
     not finite, and for conditions that do not match `y0`.
     """
+    inside = problem.constrained()
+    if inside is not None and inside.has_multipliers:
+        problem = inside
     y0 = check_unknown(y0, name)
     if not isinstance(problem.structure, JacobianStructure):
         raise TypeError(
@@ -77,7 +85,7 @@ def canonicalize(
         )
     domain = getattr(problem, "domain", None)
     view = RealView.of(y0) if domain is None else Chart.of(domain, y0)
-    data = () if domain is None else y0
+    data = problem.active_set(y0) if domain is None else y0
     v0 = view.to_real(y0) if isinstance(view, RealView) else view.origin()
     arrays, others = split_arrays(args)
     aux_others: list[Any] = []
@@ -86,7 +94,8 @@ def canonicalize(
         arrays, data = both
         here = view.at(data) if isinstance(view, Chart) else view
         reals = view.tangents if isinstance(view, Chart) else view
-        said = problem.conditions(here.from_real(v), eqx.combine(arrays, others))
+        unknown, everything = here.from_real(v), eqx.combine(arrays, others)
+        said = problem.conditions_on(data, unknown, everything)
         checked = check_conditions(said, reals.from_real(v), reals)
         aux_arrays, aux_static = eqx.partition(said.aux, eqx.is_array_like)
         aux_leaves, aux_tree = jax.tree.flatten(aux_arrays)

@@ -1,6 +1,9 @@
 """Fits: the sum of the squares of `fn(y, args)`, or of another loss, is least."""
 
+from typing import Any
+
 from implicax._problems.base import FunctionProblem
+from implicax._problems.constrained import within
 from implicax._problems.losses import AbstractLoss
 from implicax._problems.optimality_conditions import Conditions
 
@@ -21,6 +24,7 @@ class LeastSquares(FunctionProblem):
       [`implicax.AbstractDomain`][], such as a sphere.
     - `sparsity`: where the Hessian may be other than zero: `"auto"`, or an
       [`implicax.Sparsity`][].
+    - `bounds`, `constraints`: as of [`implicax.minimize`][].
 
     ```python
     import implicax as ix
@@ -30,13 +34,19 @@ class LeastSquares(FunctionProblem):
     """
 
     loss: AbstractLoss | None = None
+    bounds: Any = None
+    constraints: Any = ()
 
     def __check_init__(self):
+        self.constrained()
         if not isinstance(self.loss, AbstractLoss | None):
             raise TypeError(
                 "loss must be None (plain squares) or one of ix.Huber(scale), "
                 f"SoftL1, Cauchy, Welsch, Tukey, and it is {self.loss!r}."
             )
+
+    def constrained(self):
+        return within(self, self.bounds, self.constraints)
 
     def conditions(self, y, args):
         output, aux = self.evaluate(y, args)

@@ -1,6 +1,9 @@
 """Minima: `fn(y, args)` is least."""
 
+from typing import Any
+
 from implicax._problems.base import FunctionProblem
+from implicax._problems.constrained import within
 from implicax._problems.optimality_conditions import Conditions
 
 
@@ -15,6 +18,7 @@ class Minimum(FunctionProblem):
       [`implicax.AbstractDomain`][], such as a sphere.
     - `sparsity`: where the Hessian may be other than zero: `"auto"`, or an
       [`implicax.Sparsity`][].
+    - `bounds`, `constraints`: as of [`implicax.minimize`][].
 
     ```python
     import implicax as ix
@@ -23,6 +27,15 @@ class Minimum(FunctionProblem):
     problem = ix.Minimum(lambda y, a: jnp.sum((y - a) ** 4 + y**2))
     ```
     """
+
+    bounds: Any = None
+    constraints: Any = ()
+
+    def __check_init__(self):
+        self.constrained()
+
+    def constrained(self):
+        return within(self, self.bounds, self.constraints)
 
     def conditions(self, y, args):
         output, aux = self.evaluate(y, args)

@@ -64,5 +64,5 @@ class QuadraticProgram(AbstractProblem):
         )
         # The Lagrangian; of the constraints only their derivative is to be seen.
         term = jnp.sum(t * slack)
-        value = program.objective(x) + term - jax.lax.stop_gradient(term)
+        value = program.objective(x) + (term - jax.lax.stop_gradient(term))
         return Conditions(residual=residual, objective=value)

@@ -1,6 +1,9 @@
 """Roots: `fn(y, args) = 0`."""
 
+from typing import Any
+
 from implicax._problems.base import FunctionProblem
+from implicax._problems.constrained import within
 from implicax._problems.optimality_conditions import Conditions
 
 
@@ -16,6 +19,7 @@ class Root(FunctionProblem):
       [`implicax.AbstractDomain`][], such as a sphere.
     - `sparsity`: where `dF/dy` may be other than zero: `"auto"`, or an
       [`implicax.Sparsity`][].
+    - `bounds`: as of [`implicax.minimize`][]: where `y` is while solving.
 
     ```python
     import implicax as ix
@@ -23,6 +27,14 @@ class Root(FunctionProblem):
     problem = ix.Root(lambda y, a: y**2 - a)
     ```
     """
+
+    bounds: Any = None
+
+    def __check_init__(self):
+        self.constrained()
+
+    def constrained(self):
+        return within(self, self.bounds, equations=True)
 
     def conditions(self, y, args):
         output, aux = self.evaluate(y, args)

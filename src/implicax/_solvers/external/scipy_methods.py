@@ -40,6 +40,11 @@ MINIMIZE = {
 #: `scipy.optimize.least_squares`.
 LEAST_SQUARES = ("trf", "dogbox", "lm")
 
+#: Which of them know bounds, and which know constraints too.
+CONSTRAINED = ("SLSQP", "trust-constr", "COBYQA", "COBYLA")
+BOUNDED = ("L-BFGS-B", "TNC", *CONSTRAINED, "Nelder-Mead", "Powell")
+BOUNDED_FITS = ("trf", "dogbox")
+
 
 def tolerances(
     method: str, eps: float, x0: np.ndarray, gradient: np.ndarray

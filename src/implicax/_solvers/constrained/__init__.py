@@ -1,0 +1,1 @@
+"""Solvers of nonlinear programs: objectives within bounds and constraints."""
