@@ -198,15 +198,16 @@ def work(names):
         jax.clear_caches()
 
 
-def measure(names, limit, progress):
-    """All rows, by name: `None` for what is too large."""
+def measure(names, limit, progress, how=("benchmarks.cutest",), tell=None):
+    """All rows, by name, as `work` in a module (and its first arguments) prints them:
+    `None` for what is too large."""
     rows = {}
     if progress.is_file():
         lines = progress.read_text().splitlines()
         rows = dict(json.loads(line) for line in lines)
     progress.parent.mkdir(parents=True, exist_ok=True)
     while todo := [name for name in names if name not in rows]:
-        command = [sys.executable, "-m", "benchmarks.cutest", "--work", *todo]
+        command = [sys.executable, "-m", how[0], "--work", *how[1:], *todo]
         worker = subprocess.Popen(
             command, stdout=subprocess.PIPE, text=True, env=os.environ | QUICK
         )
@@ -225,7 +226,8 @@ def measure(names, limit, progress):
             rows[name] = json.loads(line) if line else {"name": name, "failed": why}
             with progress.open("a") as file:
                 file.write(json.dumps([name, rows[name]]) + "\n")
-            print(len(rows), "of", len(names), name, short(rows[name]), flush=True)
+            said = (tell or short)(rows[name])
+            print(len(rows), "of", len(names), name, said, flush=True)
             if not line:
                 break
         worker.kill()

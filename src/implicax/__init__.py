@@ -43,6 +43,7 @@ from implicax._linear.krylov import Krylov as Krylov
 from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
 from implicax._linear.sparsity import Sparsity as Sparsity
 from implicax._problems.base import AbstractProblem as AbstractProblem
+from implicax._problems.complementarity import Complementarity as Complementarity
 from implicax._problems.constrained_solution import (
     ConstrainedSolution as ConstrainedSolution,
 )
@@ -75,6 +76,7 @@ from implicax._shorthands import least_squares as least_squares
 from implicax._shorthands import minimize as minimize
 from implicax._shorthands import root as root
 from implicax._solve import solve as solve
+from implicax._solve_complementarity import complementarity as complementarity
 from implicax._solve_program import linear_program as linear_program
 from implicax._solve_program import quadratic_program as quadratic_program
 from implicax._solvers.accelerated import Accelerated as Accelerated

@@ -19,7 +19,9 @@ from implicax._derivatives.base import AbstractDerivative
 from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
+from implicax._problems.complementarity import Complementarity
 from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._solve_complementarity import solve_complementarity
 from implicax._solve_constrained import solve_constrained
 from implicax._solve_program import solve_program
 from implicax._solvers.base import AbstractSolver
@@ -83,6 +85,9 @@ def solve(
     how: Any = solver, derivative, max_steps, on_failure
     if problem.is_program:
         return solve_program(problem, y0, args, *how)
+    if problem.is_complementarity:
+        assert isinstance(problem, Complementarity)
+        return solve_complementarity(problem, y0, args, *how)
     inside = problem.constrained()
     if inside is not None:
         return solve_constrained(inside, y0, args, *how)

@@ -50,6 +50,8 @@ class AbstractProblem(eqx.Module):
     structure: ClassVar[JacobianStructure] = JacobianStructure()
     #: Whether it is a program, data of which solvers of their own know what to do with.
     is_program: ClassVar[bool] = False
+    #: Whether it is a complementarity problem, likewise.
+    is_complementarity: ClassVar[bool] = False
 
     @abc.abstractmethod
     def conditions(self, y: PyTree, args: PyTree) -> Conditions:
