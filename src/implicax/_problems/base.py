@@ -63,8 +63,8 @@ class AbstractProblem(eqx.Module):
         del y0
         return ()
 
-    def conditions_on(self, active: PyTree[Any], y: PyTree, args: PyTree) -> Conditions:
-        """As `conditions`, on that."""
+    def conditions_on(self, active: PyTree[Any], y: PyTree, args: PyTree) -> Any:
+        """As `conditions`, on that. (What a user's says is checked later.)"""
         del active
         return self.conditions(y, args)
 
