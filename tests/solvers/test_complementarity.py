@@ -102,6 +102,16 @@ def test_lanes_bounds_and_pytrees():
     assert certificate.ok
 
 
+@pytest.mark.parametrize("units", [(1e5, 1e-8), (1e-6, 1.0), (1.0, 1e8)])
+def test_units_do_not_matter(units):
+    unknown, equation = units
+    costs = jnp.array([1.0, 7.0])
+    found = ix.complementarity(
+        lambda q, a: equation * cournot(q / unknown, a), jnp.ones(2) * unknown, costs
+    )
+    np.testing.assert_allclose(found.value / unknown, [4.5, 0.0], rtol=1e-12)
+
+
 def test_none_is_told():
     none = ix.complementarity(
         lambda y, a: -(y**2) - 1, 0.5, bounds=(0.0, None), on_failure="ignore"

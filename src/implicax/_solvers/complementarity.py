@@ -8,6 +8,8 @@ method and its fallback bring near a solution. Which bounds act shows there; wit
 as equations the last digits are found, and the verdict is that of equations.
 """
 
+import operator
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -18,7 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from implicax._core import componentwise, tree_math
 from implicax._core.solution import Stats, Status
 from implicax._core.tree_math import Vector
-from implicax._linear.lu import factorise
+from implicax._linear.lu import factorise, materialize
 from implicax._problems.base import AbstractProblem
 from implicax._problems.complementarity import Complementarity
 from implicax._problems.equations import System
@@ -41,8 +43,16 @@ class FischerBurmeister(AbstractProblem):
 
     problem: Complementarity
 
+    def active_set(self, y0):
+        """The units of the equations in those of the unknowns: one."""
+        return jax.tree.map(jnp.ones_like, y0)
+
     def conditions(self, y, args):
+        return self.conditions_on(self.active_set(y), y, args)
+
+    def conditions_on(self, active, y, args):
         values, _ = self.problem.evaluate(y, args)
+        values = jax.tree.map(operator.mul, active, values)
         lower, upper = self.problem.sides(y)
 
         def row(y, f, lower, upper):
@@ -85,19 +95,33 @@ def run_complementarity(
     act; `inputs` are those of both."""
     lower, upper = bounds
     start = jax.tree.map(jnp.clip, y0, lower, upper)
-    rough = run(equations, solver, start, inputs[0], max_steps, False)
-    y = jax.tree.map(jnp.clip, rough.y, lower, upper)
     constants, (arrays, _) = inputs[1]
-    zeros = tree_math.zeros_like(y)
+    zeros = tree_math.zeros_like(start)
 
     def at(side: Vector) -> PyTree[Array]:
         return constants, (arrays, side)
 
-    n = len(y)
-    values = conditions.residual((*y, *zeros), at(zeros))[:n]
+    def left(y: Vector) -> Vector:
+        return conditions.residual((*y, *zeros), at(zeros))[: len(y)]
+
+    units = _units(left, start)
+    kept, (own, _) = inputs[0]
+    rough = run(equations, solver, start, (kept, (own, units)), max_steps, False)
+    y = jax.tree.map(jnp.clip, rough.y, lower, upper)
+    values = jax.tree.map(operator.mul, units, left(y))
     side = jax.tree.map(_side, y, values, lower, upper)
     last = _on_active_set(conditions, at(side), rough, y, side, bounds)
     return _examined(conditions, at(side), rough, last, side, bounds)
+
+
+def _units(left: Callable[[Vector], Vector], y: Vector) -> Vector:
+    """The units of the unknowns in those of the equations, where both have some: what
+    each equation changes by with its own unknown, or else with any."""
+    flat, unravel = tree_math.ravel(y)
+    matrix = jnp.abs(materialize(jax.linearize(left, y)[1], y))
+    own, any_one = jnp.diag(matrix), matrix.max(1)
+    size = jnp.where(own > 0, own, jnp.where(any_one > 0, any_one, 1))
+    return unravel(jnp.where(jnp.isfinite(size), 1 / size, 1).astype(flat.dtype))
 
 
 class _Last(eqx.Module):
