@@ -72,10 +72,12 @@ def complementarity(
         profit = lambda q, costs: costs + q + jnp.sum(q) - 10.0
         return ix.complementarity(profit, jnp.ones(2), costs).value
 
-    print(quantities(jnp.array([1.0, 4.0])), quantities(jnp.array([1.0, 7.0])))
+    for costs in ([1.0, 4.0], [1.0, 7.0]):
+        print(quantities(jnp.array(costs)).round(4))
     ```
     ```text
-    [4. 1.] [4.5 0. ]
+    [4. 1.]
+    [4.5 0. ]
     ```
     """
     problem = Complementarity(fn, bounds, has_aux)
