@@ -263,22 +263,24 @@ def table(done):
     return _report.markdown(header, lines)
 
 
-def named(done, outcomes):
+def named(done, outcomes, contestants=None):
     lines = []
-    for contestant in CONTESTANTS:
+    for contestant in contestants or CONTESTANTS:
         names = [r["name"] for r in done if r[contestant]["outcome"] in outcomes]
         lines.append(f"- {contestant}: {', '.join(names) or 'none'}")
     return "\n".join(lines)
 
 
-def draw(done):
+def draw(done, contestants=None):
+    names = list(contestants or CONTESTANTS)
+
     def figure(plt):
         made, axis = plt.subplots(figsize=(8, 2.4), layout="constrained")
-        left = np.zeros(len(CONTESTANTS))
+        left = np.zeros(len(names))
         colors = ("C2", "#a6d8a8", "0.8", "C3", "0.4")
         for label, color in zip(OUTCOMES, colors, strict=True):
-            width = [counts(done, name)[label] for name in CONTESTANTS]
-            axis.barh(list(CONTESTANTS), width, left=left, color=color, label=label)
+            width = [counts(done, name)[label] for name in names]
+            axis.barh(names, width, left=left, color=color, label=label)
             left += width
         axis.invert_yaxis()
         axis.set_xlabel("problems")

@@ -44,7 +44,6 @@ RIGHT, WRONG = 1e-8, 1e-6
 #: A constraint acts from this slack on, relative.
 ACTS = 1e-6
 STEPS = 1000
-OUTCOMES = ("right", "right, not said", "refused", "wrong", "failed")
 PROGRESS = pathlib.Path(".cache/nonlinear_programs.jsonl")
 
 
@@ -265,39 +264,11 @@ def table(rows):
     lines = []
     for contestant in CONTESTANTS:
         found = [row[contestant]["outcome"] for row in rows]
-        numbers = [str(found.count(kind)) for kind in OUTCOMES]
+        numbers = [str(found.count(kind)) for kind in cutest.OUTCOMES]
         left = [row[contestant]["left"] for row in rows]
         right = [x for x, o in zip(left, found, strict=True) if o == "right"]
         lines.append([contestant, *numbers, statistics.median(right or [np.nan])])
-    return _report.markdown(["", *OUTCOMES, "median left, of right"], lines)
-
-
-def named(rows, outcomes):
-    lines = []
-    for contestant in CONTESTANTS:
-        names = [r["name"] for r in rows if r[contestant]["outcome"] in outcomes]
-        lines.append(f"- {contestant}: {', '.join(names) or 'none'}")
-    return "\n".join(lines)
-
-
-def draw(rows):
-    def figure(plt):
-        made, axis = plt.subplots(figsize=(8, 2.2), layout="constrained")
-        start = np.zeros(len(CONTESTANTS))
-        colors = ("C2", "#a6d8a8", "0.8", "C3", "0.4")
-        for label, color in zip(OUTCOMES, colors, strict=True):
-            width = [
-                sum(row[name]["outcome"] == label for row in rows)
-                for name in CONTESTANTS
-            ]
-            axis.barh(list(CONTESTANTS), width, left=start, color=color, label=label)
-            start += width
-        axis.invert_yaxis()
-        axis.set_xlabel("problems")
-        axis.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
-        return made
-
-    return figure
+    return _report.markdown(["", *cutest.OUTCOMES, "median left, of right"], lines)
 
 
 def main():
@@ -318,21 +289,25 @@ def main():
     rows = [row for part in found.values() if isinstance(part, list) for row in part]
     late = [name for name, part in found.items() if isinstance(part, dict)]
     version = importlib.metadata.version("sif2jax")
+    wrong = cutest.named(rows, ("wrong",), CONTESTANTS)
+    refused = cutest.named(rows, ("refused", "failed"), CONTESTANTS)
+    part = f"One file in {options.every} only. " if options.every > 1 else ""
     text = (
-        f"The bounded and constrained minimisations of sif2jax {version} with at most "
-        f"{options.largest} unknowns and as many constraints, {len(rows)} in all; "
+        f"{part}The bounded and constrained minimisations of sif2jax {version} with at "
+        f"most {options.largest} unknowns and as many constraints, {len(rows)} in all; "
         f"SciPy {scipy.__version__} with exact derivatives. *Right*: feasible and "
         "stationary to 1e-8 (to 1e-6 where it is said to be), and said to be; *not "
         "said*: the solver does not say so; *refused*: neither; *wrong*: said to be, "
         f"and is not; *failed*: an exception.\n\n{table(rows)}\n\n"
-        f"Wrong:\n\n{named(rows, ('wrong',))}\n\n"
-        f"Refused or failed:\n\n{named(rows, ('refused', 'failed'))}\n\n"
+        f"Wrong:\n\n{wrong}\n\n"
+        f"Refused or failed:\n\n{refused}\n\n"
         f"Not finished in time: {', '.join(late) or 'none'}."
     )
     title = "Nonlinear programs: solved, and said to be solved"
     record = {"rows": rows, "late": late}
     output = options.output
-    _report.save(output, "nonlinear_programs", title, record, text, draw(rows))
+    figure = cutest.draw(rows, CONTESTANTS)
+    _report.save(output, "nonlinear_programs", title, record, text, figure)
     options.progress.unlink()
 
 

@@ -20,6 +20,7 @@ from implicax._core.failure import (
 from implicax._core.solution import ConvergenceError, Solution, Status
 from implicax._core.tree_math import Vector
 from implicax._derivatives.base import AbstractDerivative
+from implicax._derivatives.implicit import Implicit
 from implicax._problems.canonical import CanonicalProblem
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.loop import SolverResult
@@ -94,6 +95,19 @@ def stop_gradient(tree: PyTree) -> PyTree:
     frozen = jax.lax.stop_gradient(arrays)
     # Under `jax.grad` what is left of a Python number may not be an array.
     return eqx.combine(jax.tree.map(jnp.asarray, frozen), others)
+
+
+def exact_derivative(derivative: Any, on_failure: Any) -> AbstractDerivative:
+    """The derivative of a problem with constraints, or an error: one that takes a
+    solver's steps does not know which constraints act."""
+    derivative = Implicit() if derivative is None else derivative
+    check_call(derivative, on_failure)
+    if derivative.differentiates_loop or derivative.uses_solver_steps:
+        raise TypeError(
+            f"{type(derivative).__name__} takes steps of a solver of equations, and "
+            "bounds and constraints are not in these. Use ix.Implicit()."
+        )
+    return derivative
 
 
 def check_call(derivative: Any, on_failure: Any) -> None:

@@ -83,12 +83,18 @@ def solve(
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
     how: Any = solver, derivative, max_steps, on_failure
+    inside = problem.constrained()
+    special = problem.is_program or problem.is_complementarity or inside is not None
+    if special and progress is not False:
+        raise TypeError(
+            "progress= shows the steps of solvers without bounds and constraints, and "
+            "this problem has some. Leave it out."
+        )
     if problem.is_program:
         return solve_program(problem, y0, args, *how)
     if problem.is_complementarity:
         assert isinstance(problem, Complementarity)
         return solve_complementarity(problem, y0, args, *how)
-    inside = problem.constrained()
     if inside is not None:
         return solve_constrained(inside, y0, args, *how)
     check_start(y0)

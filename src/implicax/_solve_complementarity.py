@@ -8,14 +8,13 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import PyTree
 
-from implicax._build_solution import build_solution, check_call, stop_gradient
+from implicax._build_solution import build_solution, exact_derivative, stop_gradient
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown
 from implicax._core.failure import OnFailure
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution, Y
 from implicax._derivatives.base import AbstractDerivative
-from implicax._derivatives.implicit import Implicit
 from implicax._problems.canonical import canonicalize
 from implicax._problems.complementarity import Complementarity
 from implicax._problems.constrained_solution import ConstrainedSolution
@@ -96,14 +95,8 @@ def solve_complementarity(
 ) -> Any:
     """As `solve`, for complementarity problems."""
     check_start(y0)
-    derivative = Implicit() if derivative is None else derivative
-    check_call(derivative, on_failure)
+    derivative = exact_derivative(derivative, on_failure)
     check_max_steps(max_steps)
-    if derivative.differentiates_loop or derivative.uses_solver_steps:
-        raise TypeError(
-            f"{type(derivative).__name__} takes steps of a solver of equations, and "
-            "bounds are not in these. Use ix.Implicit()."
-        )
     y0 = check_unknown(y0, "y0")
     if any(map(jnp.iscomplexobj, jax.tree.leaves(y0))):
         raise TypeError("y0 must be real: complex numbers have no order.")

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from implicax._build_solution import build_solution, check_call, stop_gradient
+from implicax._build_solution import build_solution, exact_derivative, stop_gradient
 from implicax._core import tree_math
 from implicax._core.checks import check_unknown, split_arrays
 from implicax._core.failure import OnFailure
 from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
 from implicax._derivatives.base import AbstractDerivative
-from implicax._derivatives.implicit import Implicit
 from implicax._problems.canonical import canonicalize
 from implicax._problems.constrained import Constrained
 from implicax._problems.constrained_solution import ConstrainedSolution
@@ -40,15 +39,9 @@ def solve_constrained(
 ) -> Any:
     """As `solve`, for problems with bounds or constraints."""
     check_start(y0)
-    derivative = Implicit() if derivative is None else derivative
-    check_call(derivative, on_failure)
+    derivative = exact_derivative(derivative, on_failure)
     check_max_steps(max_steps)
     solver = _solver(solver, problem)
-    if derivative.differentiates_loop or derivative.uses_solver_steps:
-        raise TypeError(
-            f"{type(derivative).__name__} takes steps of a solver of equations, and "
-            "bounds and constraints are not in these. Use ix.Implicit()."
-        )
     y0 = _start(y0)
     read_bounds(problem.bounds, y0)
     arrays, others = split_arrays(args)

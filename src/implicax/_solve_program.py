@@ -6,12 +6,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from implicax._build_solution import build_solution, check_call, stop_gradient
+from implicax._build_solution import build_solution, exact_derivative, stop_gradient
 from implicax._core.failure import OnFailure
 from implicax._core.keywords import explained
 from implicax._core.solution import Solution
 from implicax._derivatives.base import AbstractDerivative
-from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
 from implicax._problems.program import Dual, Program
@@ -161,19 +160,13 @@ def solve_program(
     on_failure: OnFailure,
 ) -> Any:
     """As `solve`, for problems that are programs."""
-    derivative = Implicit() if derivative is None else derivative
-    check_call(derivative, on_failure)
+    derivative = exact_derivative(derivative, on_failure)
     check_max_steps(max_steps)
     solver = InteriorPoint() if solver is None else solver
     if not isinstance(solver, AbstractProgramSolver):
         raise TypeError(
             "The solver of a program must be one of programs, such as "
             f"ix.InteriorPoint(), and it is {solver!r}."
-        )
-    if derivative.differentiates_loop or derivative.uses_solver_steps:
-        raise TypeError(
-            f"{type(derivative).__name__} takes steps of a solver of equations, and a "
-            "program has none. Use ix.Implicit()."
         )
     assert isinstance(problem, QuadraticProgram)
     program, solver = stop_gradient((problem.program(args), solver))

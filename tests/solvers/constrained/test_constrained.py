@@ -320,6 +320,7 @@ def test_certificates():
         ),
         ({"bounds": (0.0, 1.0), "derivative": ix.Unrolled()}, TypeError, "ix.Implicit"),
         ({"bounds": (0.0, 1.0), "sparsity": "auto"}, TypeError, "dense"),
+        ({"bounds": (0.0, 1.0), "progress": True}, TypeError, "Leave it out"),
     ],
 )
 def test_mistakes_are_explained(options, error, text):

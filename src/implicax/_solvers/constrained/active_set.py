@@ -43,6 +43,7 @@ class Ending(eqx.Module):
     terms: Float[Array, " n"]
     """The sizes of what makes up each condition of stationarity."""
     feasible: Bool[Array, ""]
+    """Whether all constraints hold, and all multipliers push."""
     minimal: Bool[Array, ""]
     """Whether curvature is positive along the active constraints."""
     unreached: Bool[Array, "2"]
@@ -134,6 +135,7 @@ def _examined(program: Nonlinear, last: _Round, reach: Array) -> Ending:
     made_of = last.program.rows.magnitude()(jnp.abs(x)) + jnp.abs(value)
     slack = eps**FEASIBLE * made_of
     passed = ~((value <= upper + slack) & (value >= lower - slack))
+    pulls = (lower != upper) & (t * last.side.astype(t.dtype) < 0)
     rho, delta = proximal_terms(x)
     active = last.side != 0
     weights = jnp.where(active, 1 / delta, 0).astype(x.dtype)
@@ -144,5 +146,5 @@ def _examined(program: Nonlinear, last: _Round, reach: Array) -> Ending:
     assert curved is not None
     terms = jnp.abs(curved) @ jnp.abs(x) + jnp.abs(last.program.q)
     terms = terms + last.program.rows.magnitude().transposed(jnp.abs(t))
-    found = side, terms, ~passed.any(), minimal
+    found = side, terms, ~(passed | pulls).any(), minimal
     return Ending(x, t, *found, last.unreached, weak.any(), inverse)

@@ -64,6 +64,7 @@ class Walk(eqx.Module):
     """... and of the upper and the lower sides, positive."""
     objective: Float[Array, ""]
     rows: Float[Array, " m"]
+    """What the program's parts are there."""
     mu: Float[Array, " 2"]
     """The weight of the barrier; and that in restoration."""
     shift: Float[Array, ""]
