@@ -44,6 +44,8 @@ from implicax._linear.minimum_norm import MinimumNorm as MinimumNorm
 from implicax._linear.sparsity import Sparsity as Sparsity
 from implicax._problems.base import AbstractProblem as AbstractProblem
 from implicax._problems.complementarity import Complementarity as Complementarity
+from implicax._problems.composite import Composite as Composite
+from implicax._problems.composite_solution import CompositeSolution as CompositeSolution
 from implicax._problems.constrained_solution import (
     ConstrainedSolution as ConstrainedSolution,
 )
@@ -87,6 +89,22 @@ from implicax._solvers.bracketing import Bisection as Bisection
 from implicax._solvers.bracketing import Chandrupatla as Chandrupatla
 from implicax._solvers.broyden import Broyden as Broyden
 from implicax._solvers.chord import Chord as Chord
+from implicax._solvers.composite.admm import ADMM as ADMM
+from implicax._solvers.composite.base import (
+    AbstractCompositeSolver as AbstractCompositeSolver,
+)
+from implicax._solvers.composite.base import CompositeState as CompositeState
+from implicax._solvers.composite.base import Split as Split
+from implicax._solvers.composite.block_coordinate_descent import (
+    BlockCoordinateDescent as BlockCoordinateDescent,
+)
+from implicax._solvers.composite.mirror_descent import MirrorDescent as MirrorDescent
+from implicax._solvers.composite.projected_gradient import (
+    ProjectedGradient as ProjectedGradient,
+)
+from implicax._solvers.composite.proximal_gradient import (
+    ProximalGradient as ProximalGradient,
+)
 from implicax._solvers.constrained.primal_dual import (
     NonlinearInteriorPoint as NonlinearInteriorPoint,
 )

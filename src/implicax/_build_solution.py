@@ -80,12 +80,17 @@ def _differentiate(
 ) -> tuple[Vector, list[Array], Array | None]:
     """The solution with its derivative attached, and the auxiliary output and the
     objective at it."""
+    solved = outcome.status == Status.converged
+    constants, (arrays, active) = inputs
+    if poison and jax.tree.leaves(active):
+        # What does not act lets nothing through, NaN neither: so it is in the data.
+        constants, arrays = poisoned((constants, arrays), solved)
+        inputs = constants, (arrays, active)
     y = derivative.attach(conditions, solver, outcome, inputs)
     objective = None
     if conditions.reports_objective:
         objective = derivative.attach_objective(conditions, y, outcome, inputs)
     if poison:
-        solved = outcome.status == Status.converged
         y, objective = poisoned((y, objective), solved)
     return y, (conditions(y, inputs)[1] if conditions.has_aux else []), objective
 

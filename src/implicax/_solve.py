@@ -20,8 +20,10 @@ from implicax._derivatives.implicit import Implicit
 from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
 from implicax._problems.complementarity import Complementarity
+from implicax._problems.composite import Composite
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solve_complementarity import solve_complementarity
+from implicax._solve_composite import solve_composite
 from implicax._solve_constrained import solve_constrained
 from implicax._solve_program import solve_program
 from implicax._solvers.base import AbstractSolver
@@ -85,16 +87,20 @@ def solve(
     how: Any = solver, derivative, max_steps, on_failure
     inside = problem.constrained()
     special = problem.is_program or problem.is_complementarity or inside is not None
+    special = special or problem.is_composite
     if special and progress is not False:
         raise TypeError(
-            "progress= shows the steps of solvers without bounds and constraints, and "
-            "this problem has some. Leave it out."
+            "progress= shows the steps of solvers without bounds, constraints and "
+            "proximal operators, and this problem has some. Leave it out."
         )
     if problem.is_program:
         return solve_program(problem, y0, args, *how)
     if problem.is_complementarity:
         assert isinstance(problem, Complementarity)
         return solve_complementarity(problem, y0, args, *how)
+    if problem.is_composite:
+        assert isinstance(problem, Composite)
+        return solve_composite(problem, y0, args, *how)
     if inside is not None:
         return solve_constrained(inside, y0, args, *how)
     check_start(y0)

@@ -2,10 +2,10 @@
 
 Of pytrees, each with its strength first and a step length `scaling` last, as a proximal
 gradient step `prox(y - scaling * gradient, strength, scaling)` wants them (Parikh &
-Boyd, *Proximal Algorithms*, 2014, sec. 6).
+Boyd, *Proximal Algorithms*, 2014, sec. 6). All but `group_lasso` treat entries one by
+one, and take a strength, or a scaling, for each.
 """
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -69,10 +69,10 @@ def lasso(x: PyTree[Array], strength: Any = 1.0, scaling: Any = 1.0) -> PyTree[A
     ```
     """
 
-    def shrink(x: Array, strength: Any) -> Array:
+    def shrink(x: Array, strength: Any, scaling: Any) -> Array:
         return jnp.sign(x) * jax.nn.relu(jnp.abs(x) - scaling * strength)
 
-    return jax.tree.map(shrink, x, _spread(strength, x))
+    return jax.tree.map(shrink, x, _spread(strength, x), _spread(scaling, x))
 
 
 def nonnegative_lasso(
@@ -91,10 +91,10 @@ def nonnegative_lasso(
     ```
     """
 
-    def shrink(x: Array, strength: Any) -> Array:
+    def shrink(x: Array, strength: Any, scaling: Any) -> Array:
         return jax.nn.relu(x - scaling * strength)
 
-    return jax.tree.map(shrink, x, _spread(strength, x))
+    return jax.tree.map(shrink, x, _spread(strength, x), _spread(scaling, x))
 
 
 def elastic_net(
@@ -114,10 +114,11 @@ def elastic_net(
     """
     first, second = (_spread(part, x) for part in strengths)
 
-    def damp(p: Array, first: Any, second: Any) -> Array:
+    def damp(p: Array, first: Any, second: Any, scaling: Any) -> Array:
         return p / (1 + scaling * first * second)
 
-    return jax.tree.map(damp, lasso(x, first, scaling), first, second)
+    lengths = _spread(scaling, x)
+    return jax.tree.map(damp, lasso(x, first, scaling), first, second, lengths)
 
 
 def group_lasso(
@@ -155,8 +156,11 @@ def ridge(x: PyTree[Array], strength: Any = 1.0, scaling: Any = 1.0) -> PyTree[A
     [ 1.5 -0.5]
     ```
     """
-    factors = jax.tree.map(lambda s: 1 / (1 + scaling * s), _spread(strength, x))
-    return jax.tree.map(operator.mul, x, factors)
+
+    def damp(x: Array, strength: Any, scaling: Any) -> Array:
+        return x / (1 + scaling * strength)
+
+    return jax.tree.map(damp, x, _spread(strength, x), _spread(scaling, x))
 
 
 def nonnegative_ridge(
@@ -178,6 +182,6 @@ def nonnegative_ridge(
 
 
 def _spread(strength: Any, x: PyTree[Array]) -> PyTree:
-    """One strength for each leaf."""
+    """One strength, or scaling, for each leaf."""
     alike = jax.tree.structure(strength) == jax.tree.structure(x)
     return strength if alike else jax.tree.map(lambda _: strength, x)

@@ -173,11 +173,38 @@ CONSTRAINED = {
     "saddle": ("start elsewhere",),
 }
 
+#: Likewise of composite problems.
+COMPOSITE = {
+    "max_steps_reached": (
+        "raise max_steps",
+        "separable=True, if the proximal operator treats entries one by one",
+        "use ix.ADMM(), where the smooth part is ill-conditioned",
+        "check that the objective is bounded below",
+    ),
+    "stagnated": (
+        "start elsewhere, where smooth is finite",
+        "check that prox is the proximal operator of one function, at each scaling",
+        "use float64, where rounding is what is left",
+    ),
+    "non_finite": ("check smooth and its gradient at the initial guess",),
+    "singular": (
+        "there are many solutions, or none: remove what the objective does not see, or "
+        "add a penalty",
+        "unknowns in units far apart: separable=True, or other units",
+    ),
+    "saddle": ("start elsewhere",),
+}
+
 
 def advice(status: str, used: str, kind: str) -> str:
     """What to try after `status`, to somebody whose solver is called `used` and whose
-    problem is one of equations, a minimum, a program, or constrained."""
-    own = {"minimum": MINIMA, "program": PROGRAMS, "constrained": CONSTRAINED}
+    problem is one of equations, a minimum, a program, constrained, or composite."""
+    own = {
+        "minimum": MINIMA,
+        "program": PROGRAMS,
+        "constrained": CONSTRAINED,
+        "composite": COMPOSITE,
+    }
     pieces = own.get(kind, EQUATIONS).get(status)
     pieces = EQUATIONS[status] if pieces is None else pieces
     names = set(re.findall(r"\w+", used))

@@ -31,4 +31,9 @@ def poisoned(tree: PyTree[Array], solved: Bool[Array, ""]) -> PyTree[Array]:
     """The tree, or NaN where it is not solved."""
     # A product, not a `where`: the derivative of a failed lane must be NaN too.
     factor = jnp.where(solved, 1.0, jnp.nan)
-    return jax.tree.map(lambda leaf: leaf * factor.astype(leaf.dtype), tree)
+
+    def spoiled(leaf: Array) -> Array:
+        inexact = jnp.issubdtype(leaf.dtype, jnp.inexact)
+        return leaf * factor.astype(leaf.dtype) if inexact else leaf
+
+    return jax.tree.map(spoiled, tree)

@@ -133,6 +133,12 @@ def signature(
         return None
 
 
+def takes(fn: Callable[..., Any], count: int) -> bool:
+    """Whether `fn` can be called with so many arguments, as far as can be known."""
+    parameters = signature(fn)
+    return parameters is None or _binds(parameters, *(None,) * count)
+
+
 def _binds(parameters: inspect.Signature, *args: Any) -> bool:
     try:
         parameters.bind(*args)

@@ -1,0 +1,1 @@
+"""Solvers of composite problems, one algorithm a file."""
