@@ -2,6 +2,7 @@
 
 from importlib.metadata import version as _version
 
+from implicax import cones as cones
 from implicax import projections as projections
 from implicax import prox as prox
 from implicax._certificates.certificate import Certificate as Certificate
@@ -46,6 +47,8 @@ from implicax._problems.base import AbstractProblem as AbstractProblem
 from implicax._problems.complementarity import Complementarity as Complementarity
 from implicax._problems.composite import Composite as Composite
 from implicax._problems.composite_solution import CompositeSolution as CompositeSolution
+from implicax._problems.cone_program import ConeProgram as ConeProgram
+from implicax._problems.cone_solution import ConeSolution as ConeSolution
 from implicax._problems.constrained_solution import (
     ConstrainedSolution as ConstrainedSolution,
 )
@@ -79,6 +82,7 @@ from implicax._shorthands import minimize as minimize
 from implicax._shorthands import root as root
 from implicax._solve import solve as solve
 from implicax._solve_complementarity import complementarity as complementarity
+from implicax._solve_cone_program import cone_program as cone_program
 from implicax._solve_program import linear_program as linear_program
 from implicax._solve_program import quadratic_program as quadratic_program
 from implicax._solvers.accelerated import Accelerated as Accelerated
@@ -108,6 +112,7 @@ from implicax._solvers.composite.proximal_gradient import (
 from implicax._solvers.constrained.primal_dual import (
     NonlinearInteriorPoint as NonlinearInteriorPoint,
 )
+from implicax._solvers.external.clarabel import Clarabel as Clarabel
 from implicax._solvers.external.host import Host as Host
 from implicax._solvers.external.host import host as host
 from implicax._solvers.external.optax import Optax as Optax

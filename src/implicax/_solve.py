@@ -21,9 +21,11 @@ from implicax._problems.base import AbstractProblem
 from implicax._problems.canonical import canonicalize
 from implicax._problems.complementarity import Complementarity
 from implicax._problems.composite import Composite
+from implicax._problems.cone_program import ConeProgram
 from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solve_complementarity import solve_complementarity
 from implicax._solve_composite import solve_composite
+from implicax._solve_cone_program import solve_cone_program
 from implicax._solve_constrained import solve_constrained
 from implicax._solve_program import solve_program
 from implicax._solvers.base import AbstractSolver
@@ -87,7 +89,7 @@ def solve(
     how: Any = solver, derivative, max_steps, on_failure
     inside = problem.constrained()
     special = problem.is_program or problem.is_complementarity or inside is not None
-    special = special or problem.is_composite
+    special = special or problem.is_composite or problem.is_cone_program
     if special and progress is not False:
         raise TypeError(
             "progress= shows the steps of solvers without bounds, constraints and "
@@ -98,6 +100,9 @@ def solve(
     if problem.is_complementarity:
         assert isinstance(problem, Complementarity)
         return solve_complementarity(problem, y0, args, *how)
+    if problem.is_cone_program:
+        assert isinstance(problem, ConeProgram)
+        return solve_cone_program(problem, y0, args, *how)
     if problem.is_composite:
         assert isinstance(problem, Composite)
         return solve_composite(problem, y0, args, *how)

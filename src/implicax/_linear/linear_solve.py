@@ -40,8 +40,8 @@ from implicax._linear.approximate_inverse import (
     ApproximateInverse,
     ScaledIdentityInverse,
 )
+from implicax._linear.equilibrated import InUnits
 from implicax._linear.jacobian_structure import JacobianStructure
-from implicax._linear.kkt import KKTInverse
 from implicax._linear.krylov import Krylov
 from implicax._linear.lu import (
     LUFactors,
@@ -232,7 +232,7 @@ class LinearSolve(eqx.Module):
             _refine, product, b, start=self.guess if transposed else None
         )
         inverse = self.approximate_inverse
-        if isinstance(inverse, KKTInverse) and isinstance(self.choice, Auto):
+        if isinstance(inverse, InUnits) and isinstance(self.choice, Auto):
             return _of_program(inverse, product, b, transposed)
         if isinstance(self.choice, MinimumNorm):
             t, norm = self.choice.least_squares(product, b)
@@ -304,7 +304,7 @@ def _or_else(first: _Answer, last_resort: Callable[[Array], _Answer]) -> _Answer
 
 
 def _of_program(
-    inverse: KKTInverse, product: MatVec, b: Vector, transposed: bool
+    inverse: InUnits, product: MatVec, b: Vector, transposed: bool
 ) -> _Answer:
     """From the factors of a program's last system, in units that give residuals one."""
     flat, unravel = tree_math.ravel(b)

@@ -52,6 +52,8 @@ class AbstractProblem(eqx.Module):
     is_program: ClassVar[bool] = False
     #: Whether it is a complementarity problem, likewise.
     is_complementarity: ClassVar[bool] = False
+    #: Whether it is a cone program, likewise.
+    is_cone_program: ClassVar[bool] = False
     #: Whether it is a composite problem, likewise.
     is_composite: ClassVar[bool] = False
 

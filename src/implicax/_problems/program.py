@@ -80,10 +80,10 @@ class Program(eqx.Module):
         h: Any = None,
         bounds: Any = None,
     ):
-        read = _Reader(q)
+        read = Reader(q)
         n = read.n
         self.q = read.array("q", q, (n,))
-        self.P = _symmetric(read.array("P", P, (n, n)))
+        self.P = symmetric(read.array("P", P, (n, n)))
         self.A = read.array("A", A, (None, n))
         self.b = read.array("b", b, _rows_of(self.A), partner=("A", A))
         self.G = read.array("G", G, (None, n))
@@ -194,7 +194,7 @@ def _part(x: Array, of: Array) -> Array:
     return jnp.where(of == 0, 0, x / jnp.where(of == 0, 1, of))
 
 
-class _Reader:
+class Reader:
     """Reads the arrays of a program, in one precision."""
 
     def __init__(self, q: Any):
@@ -293,7 +293,7 @@ def _check_order(name: str, lower: Array, upper: Array) -> None:
         )
 
 
-def _symmetric(P: Array | None) -> Array | None:
+def symmetric(P: Array | None) -> Array | None:
     """`P`, made symmetric: of another matrix only that part counts."""
     if P is None:
         return None

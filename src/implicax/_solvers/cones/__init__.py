@@ -1,0 +1,1 @@
+"""How cone programs are solved."""
