@@ -29,6 +29,8 @@ from implicax._core.solution import Status as Status
 from implicax._custom import custom_fixed_point as custom_fixed_point
 from implicax._custom import custom_root as custom_root
 from implicax._custom import implicit as implicit
+from implicax._cvxpy import CvxpyLayer as CvxpyLayer
+from implicax._cvxpy import cvxpy_layer as cvxpy_layer
 from implicax._derivatives.approximate import Neumann as Neumann
 from implicax._derivatives.approximate import OneStep as OneStep
 from implicax._derivatives.approximate import Phantom as Phantom

@@ -14,6 +14,7 @@ from implicax._derivatives.base import AbstractDerivative
 from implicax._problems.canonical import canonicalize
 from implicax._problems.cone_program import ConeProgram
 from implicax._problems.cone_solution import ConeSolution
+from implicax._problems.program_solution import Degeneracy
 from implicax._solvers.cones.base import AbstractConeSolver
 from implicax._solvers.cones.run import run_cone_program
 from implicax._solvers.external.clarabel import Clarabel
@@ -122,9 +123,10 @@ def solve_cone_program(
             solution.objective,
             made.split(z),
             made.split(made.slack(x)),
-            result.degeneracy,
+            Degeneracy(result.kink, result.free[1].any(), result.free[0].any()),
             made.split(result.farkas),
             result.ray,
+            result.free[0],
         )
 
     name, outcome = name_of(solver), result.outcome

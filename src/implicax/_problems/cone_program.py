@@ -53,6 +53,16 @@ class ConeData(eqx.Module):
     def slack(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
         return self.b - self.A @ x
 
+    def terms(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
+        """What slacks are made of: the size of the terms of each row, or of all rows of
+        its cone."""
+        own = jnp.abs(self.b) + jnp.abs(self.A) @ jnp.abs(x)
+        alike = [
+            piece if cone.splits else jnp.full_like(piece, piece.max())
+            for cone, piece in zip(self.cones, self.split(own), strict=True)
+        ]
+        return jnp.concatenate(alike)
+
     def split(self, rows: Float[Array, " m"]) -> tuple[Array, ...]:
         """The rows of each cone."""
         ends = list(itertools.accumulate(cone.size for cone in self.cones))
@@ -63,12 +73,7 @@ class ConeData(eqx.Module):
         compared: with `T` the size of the terms of a row (of all rows of its cone), and
         `f` that of the objective, or of what a constraint is worth in it, `T^2 / f`."""
         x, z, data = jax.lax.stop_gradient((x, z, self))
-        terms = jnp.abs(data.b) + jnp.abs(data.A) @ jnp.abs(x)
-        alike = [
-            piece if cone.splits else jnp.full_like(piece, piece.max())
-            for cone, piece in zip(self.cones, self.split(terms), strict=True)
-        ]
-        terms = jnp.concatenate(alike)
+        terms = data.terms(x)
         terms = jnp.where(terms > 0, terms, _size(terms))
         worth = jnp.abs(data.q) * jnp.abs(x)
         if data.P is not None:

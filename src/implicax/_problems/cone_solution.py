@@ -2,7 +2,7 @@
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Bool, Float, PyTree
 
 from implicax._core import tree_math
 from implicax._core.solution import Solution
@@ -37,6 +37,9 @@ class ConeSolution(Solution[Float[Array, "..."]]):
     ray: Float[Array, "..."] | None = None
     """Where it is unbounded, the proof: a direction `d` with `P d = 0`, `-A d` in the
     cones and `q^T d < 0`. NaN elsewhere."""
+
+    free: Bool[Array, "..."] | None = None
+    """Which unknowns are not determined, where the solution is one of many."""
 
     @property
     def kind(self) -> str:

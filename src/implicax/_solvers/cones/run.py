@@ -16,12 +16,10 @@ from implicax._core.solution import Stats, Status
 from implicax._core.tree_math import Vector
 from implicax._linear.equilibrated import EquilibratedInverse
 from implicax._linear.lu import materialize
-from implicax._linear.matrix import magnitude
 from implicax._problems.cone_program import ConeData
 from implicax._problems.cones import project
 from implicax._problems.equations import System
 from implicax._problems.optimality_conditions import OptimalityConditions
-from implicax._problems.program_solution import Degeneracy
 from implicax._solvers.cones.base import INFEASIBLE, UNBOUNDED, ConeGuess
 from implicax._solvers.loop import SolverResult
 from implicax._solvers.termination import Tolerance
@@ -46,7 +44,10 @@ class ConeResult(eqx.Module):
     """Where the solve ended."""
 
     outcome: SolverResult
-    degeneracy: Degeneracy
+    free: tuple[Bool[Array, " n"], Bool[Array, " m"]]
+    """Which unknowns and multipliers are not determined."""
+    kink: Bool[Array, ""]
+    """Whether the projection has a kink there."""
     farkas: Float[Array, " m"]
     ray: Float[Array, " n"]
 
@@ -113,16 +114,18 @@ def run_cone_program(
     there, steps = status == Status.converged, guess.steps + last.steps
     norm = tree_math.max_norm(best.residual)
     stats = Stats(steps, steps, norm, jnp.where(there, error, jnp.inf), None)
-    outcome = SolverResult(best.v, status, stats, best.inverse)
-    parts = jnp.abs(best.inverse.null) > tree_math.coarsest_eps(v0) ** SEEN
-    n = data.q.size
-    degeneracy = Degeneracy(
-        _has_kink(data, best.v) & there,
-        parts[:, n:].any() & there,
-        parts[:, :n].any() & there,
-    )
+    # (A multiplier that is lost in rounding errors is none.)
+    x, z = best.v
+    lost = _lost(best)[data.q.size :]
+    v = x, jnp.where(jnp.abs(z) <= lost, 0, z)
+    outcome = SolverResult(v, status, stats, best.inverse)
+    seen = jnp.abs(best.inverse.null) > tree_math.coarsest_eps(v0) ** SEEN
+    free = seen.any(0) & there
+    split = free[: data.q.size], free[data.q.size :]
+    kink = _has_kink(data, best.v) & there
     farkas = jnp.where(infeasible, farkas, jnp.nan)
-    return ConeResult(outcome, degeneracy, farkas, jnp.where(unbounded, ray, jnp.nan))
+    ray = jnp.where(unbounded, ray, jnp.nan)
+    return ConeResult(outcome, split, kink, farkas, ray)
 
 
 def _polished(system: System, v0: Vector) -> _Now:
@@ -153,24 +156,31 @@ def _polished(system: System, v0: Vector) -> _Now:
     return tree_math.while_loop(lambda now: now.going, step, start)
 
 
+def _lost(place: _Place) -> Array:
+    """Below what an unknown is zero: of the largest, in units of their own."""
+    right, eps = place.inverse.right, tree_math.coarsest_eps(place.v)
+    return LOST * eps * right * tree_math.max_abs(tree_math.ravel(place.v)[0] / right)
+
+
 def _judged(
     data: ConeData, place: _Place, rtol: Array | None
 ) -> tuple[Bool[Array, ""], Float[Array, ""]]:
     """Whether each unknown is right by the correction that is left, and the largest
     relative error. Where the system is singular a correction says nothing of what is
     not determined: so each equation must hold too, relative to its terms."""
-    left, right = place.inverse.units()
+    left, lost = place.inverse.left, _lost(place)
     flat, tolerance = tree_math.ravel(place.v)[0], Tolerance(rtol, PRECISION)
-    made_of = right * tree_math.max_abs(flat / right)
-    lost = LOST * tree_math.coarsest_eps(place.v) * made_of
     d = jnp.abs(tree_math.ravel(place.correction)[0])
     known = d <= jnp.maximum(tolerance.of(flat) * jnp.abs(flat), lost)
-    terms = magnitude(place.matrix, place.v)
-    terms = terms + jnp.concatenate([jnp.abs(data.q), jnp.abs(data.b)])
-    # (A row whose terms are all zero is compared with the largest.)
-    rows = jnp.where(terms > 0, terms, tree_math.max_abs(left * terms) / left)
+    x, z = place.v
+    slopes = jnp.abs(data.q) + jnp.abs(data.A).T @ jnp.abs(z)
+    if data.P is not None:
+        slopes = slopes + jnp.abs(data.P) @ jnp.abs(x)
+    terms = jnp.concatenate([slopes, data.terms(x)])
+    eps = LOST * tree_math.coarsest_eps(place.v)
+    none = eps * tree_math.max_abs(left * terms) / left
     residual = jnp.abs(tree_math.ravel(place.residual)[0])
-    held = residual <= tolerance.of(flat) * rows
+    held = residual <= jnp.maximum(tolerance.of(flat) * terms, none)
     error = componentwise.ratio((jnp.where(d <= lost, 0, d),), (flat,))
     return known.all() & held.all(), error
 
