@@ -1,6 +1,8 @@
 """`solve`: one path for all problems, solvers and derivatives."""
 
 import contextlib
+import functools
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -23,6 +25,7 @@ from implicax._problems.complementarity import Complementarity
 from implicax._problems.composite import Composite
 from implicax._problems.cone_program import ConeProgram
 from implicax._problems.optimality_conditions import OptimalityConditions
+from implicax._problems.quadratic_program import QuadraticProgram
 from implicax._solve_complementarity import solve_complementarity
 from implicax._solve_composite import solve_composite
 from implicax._solve_cone_program import solve_cone_program
@@ -87,27 +90,14 @@ def solve(
             f"{problem!r}. (Of a function fn, ix.root(fn, y0, args) solves fn = 0.)"
         )
     how: Any = solver, derivative, max_steps, on_failure
-    inside = problem.constrained()
-    special = problem.is_program or problem.is_complementarity or inside is not None
-    special = special or problem.is_composite or problem.is_cone_program
-    if special and progress is not False:
-        raise TypeError(
-            "progress= shows the steps of solvers without bounds, constraints and "
-            "proximal operators, and this problem has some. Leave it out."
-        )
-    if problem.is_program:
-        return solve_program(problem, y0, args, *how)
-    if problem.is_complementarity:
-        assert isinstance(problem, Complementarity)
-        return solve_complementarity(problem, y0, args, *how)
-    if problem.is_cone_program:
-        assert isinstance(problem, ConeProgram)
-        return solve_cone_program(problem, y0, args, *how)
-    if problem.is_composite:
-        assert isinstance(problem, Composite)
-        return solve_composite(problem, y0, args, *how)
-    if inside is not None:
-        return solve_constrained(inside, y0, args, *how)
+    special = _special(problem)
+    if special is not None:
+        if progress is not False:
+            raise TypeError(
+                "progress= shows the steps of solvers without bounds, constraints and "
+                "proximal operators, and this problem has some. Leave it out."
+            )
+        return special(y0, args, *how)
     check_start(y0)
     listen = listener(progress)
     derivative = Implicit() if derivative is None else derivative
@@ -155,6 +145,20 @@ def solve(
     return build_solution(
         canonical, own, derivative, outcome, on_failure, name, message(outcome)
     )
+
+
+def _special(problem: AbstractProblem) -> Callable[..., Any] | None:
+    """How a problem is solved that is more than conditions."""
+    if isinstance(problem, QuadraticProgram):
+        return functools.partial(solve_program, problem)
+    if isinstance(problem, Complementarity):
+        return functools.partial(solve_complementarity, problem)
+    if isinstance(problem, ConeProgram):
+        return functools.partial(solve_cone_program, problem)
+    if isinstance(problem, Composite):
+        return functools.partial(solve_composite, problem)
+    inside = problem.constrained()
+    return None if inside is None else functools.partial(solve_constrained, inside)
 
 
 def _outside(

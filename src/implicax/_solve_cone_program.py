@@ -70,13 +70,12 @@ def cone_program(
         return ix.cone_program(jnp.eye(2), -point, A, b, disc).value
 
     point = jnp.array([3.0, 4.0])
-    print(nearest(point).round(4))
-    print(jax.jacobian(nearest)(point).round(4))
+    for vector in (nearest(point), jax.grad(lambda p: nearest(p)[0])(point)):
+        print(", ".join(f"{number:.3f}" for number in vector))
     ```
     ```text
-    [0.6 0.8]
-    [[ 0.128 -0.096]
-     [-0.096  0.072]]
+    0.600, 0.800
+    0.128, -0.096
     ```
     """
     how = solver, derivative, max_steps, on_failure

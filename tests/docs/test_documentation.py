@@ -145,7 +145,7 @@ def test_the_api_page_has_every_public_name():
     page = (ROOT / "docs" / "api.md").read_text()
     listed = re.findall(r"^::: implicax\.(\w+)$", page, re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == public_names() | {"projections", "prox"}
+    assert set(listed) == public_names() | {"projections", "prox", "cones"}
 
 
 def test_every_public_name_explains_itself():

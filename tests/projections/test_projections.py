@@ -80,6 +80,7 @@ PAIRS = {
         ),
         x,
     ),
+    "isotonic": (P.isotonic, lambda v: scipy.optimize.isotonic_regression(v).x, x),
     "transport": (
         lambda S: P.transport(S, ROWS, COLUMNS),
         lambda S: theirs.projection_transport(

@@ -195,15 +195,37 @@ COMPOSITE = {
     "saddle": ("start elsewhere",),
 }
 
+#: Likewise of cone programs.
+CONES = {
+    "max_steps_reached": ("raise max_steps",),
+    "stagnated": (
+        "the minimum may not be attained, or constraints may leave no room inside: "
+        "move them apart, or bound the unknowns",
+        "tighten the solver: ix.Clarabel(options={'tol_gap_rel': 1e-10})",
+        "scale unknowns and constraints, and use float64",
+    ),
+    "non_finite": ("check the data for NaN and infinity",),
+    "unbounded": (
+        "bound the unknowns that solution.ray moves",
+        "check the sign of q",
+    ),
+    "infeasible": (
+        "loosen the constraints that solution.farkas weighs: together they contradict "
+        "each other",
+    ),
+    "not_convex": PROGRAMS["not_convex"],
+}
+
 
 def advice(status: str, used: str, kind: str) -> str:
     """What to try after `status`, to somebody whose solver is called `used` and whose
-    problem is one of equations, a minimum, a program, constrained, or composite."""
+    problem is one of equations, a minimum, a program, with constraints, ..."""
     own = {
         "minimum": MINIMA,
         "program": PROGRAMS,
         "constrained": CONSTRAINED,
         "composite": COMPOSITE,
+        "cones": CONES,
     }
     pieces = own.get(kind, EQUATIONS).get(status)
     pieces = EQUATIONS[status] if pieces is None else pieces

@@ -48,14 +48,6 @@ class AbstractProblem(eqx.Module):
 
     #: What is known of `dF/dy`. (Of an objective it is: it is the Hessian.)
     structure: ClassVar[JacobianStructure] = JacobianStructure()
-    #: Whether it is a program, data of which solvers of their own know what to do with.
-    is_program: ClassVar[bool] = False
-    #: Whether it is a complementarity problem, likewise.
-    is_complementarity: ClassVar[bool] = False
-    #: Whether it is a cone program, likewise.
-    is_cone_program: ClassVar[bool] = False
-    #: Whether it is a composite problem, likewise.
-    is_composite: ClassVar[bool] = False
 
     @abc.abstractmethod
     def conditions(self, y: PyTree, args: PyTree) -> Conditions:

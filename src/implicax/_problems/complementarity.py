@@ -37,8 +37,6 @@ class Complementarity(AbstractProblem):
     ```
     """
 
-    is_complementarity = True
-
     fn: Callable[[Any, Any], Any]
     bounds: Any = (0.0, None)
     has_aux: bool = eqx.field(static=True, default=False)

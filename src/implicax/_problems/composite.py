@@ -59,14 +59,15 @@ class Composite(AbstractProblem):
     def fit(strength):
         return ix.solve(lasso, jnp.zeros(2), strength).value
 
-    print(fit(2.0).round(4), jax.jacobian(fit)(2.0).round(4))
+    for vector in (fit(2.0), jax.jacobian(fit)(2.0)):
+        print(", ".join(f"{number + 0.0:.3f}" for number in vector))
     ```
     ```text
-    [0.8 0. ] [-0.1  0. ]
+    0.800, 0.000
+    -0.100, 0.000
     ```
     """
 
-    is_composite = True
     structure: ClassVar[JacobianStructure] = JacobianStructure(fixed_point=True)
 
     smooth: Callable[[Any, Any], Any]

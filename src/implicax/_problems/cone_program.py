@@ -106,14 +106,12 @@ class ConeProgram(AbstractProblem):
     problem = ix.ConeProgram([ix.cones.Nonnegative(2)])
     identity = jnp.eye(2)
     args = identity, jnp.array([-1.0, 1.0]), -identity, jnp.zeros(2)
-    print(ix.solve(problem, None, args).value)
+    print(ix.solve(problem, None, args).value.round(4))
     ```
     ```text
     [1. 0.]
     ```
     """
-
-    is_cone_program = True
 
     cones: Cones = eqx.field(static=True, converter=lambda cones: read_cones(cones))
     fn: Callable[[Any], Any] | None = None

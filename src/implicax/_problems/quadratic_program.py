@@ -36,8 +36,6 @@ class QuadraticProgram(AbstractProblem):
     ```
     """
 
-    is_program = True
-
     fn: Callable[[Any], Program] | None = None
 
     def program(self, args: Any) -> Program:

@@ -50,7 +50,7 @@ class ADMM(AbstractCompositeSolver):
         lambda y, a: jnp.sum((y - a) ** 2) / 2, lambda x, a, t: ix.prox.lasso(x, 1.0, t)
     )
     target = jnp.array([3.0, -0.5])
-    print(ix.solve(problem, jnp.zeros(2), target, solver=ix.ADMM()).value)
+    print(ix.solve(problem, jnp.zeros(2), target, solver=ix.ADMM()).value + 0.0)
     ```
     ```text
     [2. 0.]

@@ -38,11 +38,11 @@ class BlockCoordinateDescent(AbstractCompositeSolver):
         lambda y, a: jnp.sum((a * y - 1.0) ** 2) / 2,
         lambda x, a, t: ix.prox.lasso(x, 1.0, t),
     )
-    scales, solver = jnp.array([1e3, 2.0, 0.5]), ix.BlockCoordinateDescent()
-    print(ix.solve(problem, jnp.zeros(3), scales, solver=solver).value)
+    scales, solver = jnp.array([4.0, 2.0, 0.5]), ix.BlockCoordinateDescent()
+    print(ix.solve(problem, jnp.zeros(3), scales, solver=solver).value.round(4) + 0.0)
     ```
     ```text
-    [0.000999 0.25     0.      ]
+    [0.1875 0.25   0.    ]
     ```
     """
 

@@ -152,6 +152,7 @@ def has_kink(split: Split, view: View, v: Vector, length: Array) -> Bool[Array, 
     point = _point(split, view, v, length)
     eps = tree_math.coarsest_eps(v)
     size = tree_math.max_norm(point)
+    size = jnp.where(size > 0, size, 1)
     keys = iter(jax.random.split(jax.random.key(0), 4 * len(point)))
 
     def anything(leaf: Array) -> Array:
