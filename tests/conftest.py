@@ -29,6 +29,8 @@ if importlib.metadata.version("jaxlib").startswith("0.10."):
     # The older emitter is quicker. (XLA aborts at a flag that it does not know, and
     # later ones do not know this one.)
     QUICK += " --xla_cpu_use_fusion_emitters=false"
+    # Batches of programs may hang else (docs/concepts/programs.md).
+    QUICK += " --xla_cpu_enable_concurrency_optimized_scheduler=false"
 #: As users compile: for a job of its own.
 OPTIMISED = os.environ.get("IMPLICAX_TEST_OPTIMISED") == "1"
 if not OPTIMISED:

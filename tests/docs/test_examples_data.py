@@ -27,6 +27,7 @@ with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
     nist_fit = importlib.import_module("nist_fit")
     heart = importlib.import_module("_heart")
     tuning = importlib.import_module("hyperparameters")
+    sudoku = importlib.import_module("sudoku")
 
 
 @functools.cache
@@ -216,3 +217,20 @@ def test_the_certificate_of_a_model_half_trained():
     assert rough.ok
     assert 1e-6 < float(error) < 1e-2
     assert float(rough.relative_gradient_error) == pytest.approx(float(error), rel=0.1)
+
+
+class TestSudoku:
+    def test_boards(self):
+        boards = sudoku.all_boards()
+        assert len({board.tobytes() for board in boards}) == 288
+        asked, solved = sudoku.puzzles(boards, 10, np.random.default_rng(0))
+        cells = asked.reshape(10, 16, 4)
+        assert (cells.sum(2).sum(1) == 16 - sudoku.EMPTY).all()
+        assert (jnp.where(asked > 0, solved, 1.0) == 1).all()
+
+    def test_rules_are_learnt(self):
+        """(All of them take 300 steps.)"""
+        with jax.numpy_dtype_promotion("standard"):  # (for optax)
+            _, losses, share = sudoku.train(60)
+        assert losses[-1] < losses[0] / 2
+        assert share > 0.05
