@@ -26,6 +26,7 @@ BENCHMARKS = {
     "conditioning": ["--unknowns", "6", "--draws", "2", "--conditions", "2", "5"],
     "quadratic_programs": ["--sizes", "10", "--lanes", "2", "--seconds", "0.001"],
     "nonlinear_programs": ["--every", "150", "--largest", "8"],
+    "cvxpy_layers": ["--size", "6", "--calls", "1"],
     "brusselator": ["--sizes", "8", "--steps", "4"],
     "profile": ["--every", "40", "--seconds", "0.001"],
     "cutest": ["--every", "100"],

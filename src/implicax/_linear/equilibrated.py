@@ -19,6 +19,27 @@ HINT = 0.5
 NULL = 0.7
 
 
+def equilibrated(
+    matrix: Float[Array, "m n"],
+) -> tuple[Float[Array, " m"], Float[Array, " n"]]:
+    """What to multiply rows and columns by, so that each has a largest entry of about
+    one."""
+
+    def root(sizes: Array) -> Array:
+        # (Powers of two: no rounding errors.)
+        known = (sizes > 0) & jnp.isfinite(sizes)
+        half = jnp.round(jnp.log2(jnp.where(known, sizes, 1)) / 2)
+        return jnp.exp2(-half)
+
+    def balance(_: Array, units: tuple[Array, Array]) -> tuple[Array, Array]:
+        left, right = units
+        now = jnp.abs(matrix) * left[:, None] * right[None]
+        return left * root(now.max(1)), right * root(now.max(0))
+
+    ones = [jnp.ones(size, matrix.dtype) for size in matrix.shape]
+    return jax.lax.fori_loop(0, ROUNDS, balance, tuple(ones))
+
+
 class EquilibratedInverse(eqx.Module):
     """The inverse of `J = L^-1 M R^-1`, where rows and columns of `M` have a largest
     entry of one: an `ApproximateInverse`. Of a singular `M` the pseudo-inverse, which
@@ -35,19 +56,7 @@ class EquilibratedInverse(eqx.Module):
 
     @classmethod
     def of(cls, matrix: Float[Array, "n n"]) -> "EquilibratedInverse":
-        def root(sizes: Array) -> Array:
-            # (Powers of two: no rounding errors.)
-            known = (sizes > 0) & jnp.isfinite(sizes)
-            half = jnp.round(jnp.log2(jnp.where(known, sizes, 1)) / 2)
-            return jnp.exp2(-half)
-
-        def balance(_: Array, units: tuple[Array, Array]) -> tuple[Array, Array]:
-            left, right = units
-            now = jnp.abs(matrix) * left[:, None] * right[None]
-            return left * root(now.max(1)), right * root(now.max(0))
-
-        ones = jnp.ones(len(matrix), matrix.dtype)
-        left, right = jax.lax.fori_loop(0, ROUNDS, balance, (ones, ones))
+        left, right = equilibrated(matrix)
         scaled = left[:, None] * matrix * right[None]
         eps, factor = tree_math.coarsest_eps((matrix,)), factorise(scaled)
         columns = jax.vmap(lambda e: factor.solve((e,), False)[0])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from implicax._core import tree_math
+from implicax._linear.equilibrated import equilibrated
 from implicax._problems.base import AbstractProblem
 from implicax._problems.cones import AbstractCone, project
 from implicax._problems.optimality_conditions import Conditions
@@ -53,32 +54,45 @@ class ConeData(eqx.Module):
     def slack(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
         return self.b - self.A @ x
 
-    def terms(self, x: Float[Array, " n"]) -> Float[Array, " m"]:
-        """What slacks are made of: the size of the terms of each row, or of all rows of
-        its cone."""
-        own = jnp.abs(self.b) + jnp.abs(self.A) @ jnp.abs(x)
-        alike = [
-            piece if cone.splits else jnp.full_like(piece, piece.max())
-            for cone, piece in zip(self.cones, self.split(own), strict=True)
-        ]
-        return jnp.concatenate(alike)
-
     def split(self, rows: Float[Array, " m"]) -> tuple[Array, ...]:
         """The rows of each cone."""
         ends = list(itertools.accumulate(cone.size for cone in self.cones))
         return tuple(jnp.split(rows, ends[:-1]))
 
+    def sizes(
+        self, x: Float[Array, " n"], z: Float[Array, " m"]
+    ) -> tuple[Array, Array, Array]:
+        """What there is, at `x` and `z`, of the terms of the gradient, of those of each
+        slack (the largest in its cone), and of the objective `f`.
+
+        An unknown that is zero has a size, too: by which it would change the objective
+        by as much as that is worth, `f` over the terms of its gradient.
+        """
+        x, z, data = jax.lax.stop_gradient((x, z, self))
+        slopes = jnp.abs(data.q) + jnp.abs(data.A).T @ jnp.abs(z)
+        if data.P is not None:
+            slopes = slopes + jnp.abs(data.P) @ jnp.abs(x)
+        worth = _size(jnp.concatenate([slopes * x, data.b * z]))
+        # (The largest of all, where these have units in which rows and columns of `A`
+        # are about one, is enough.)
+        _, unit = equilibrated(data.A)
+        most = unit * tree_math.max_abs(x / unit)
+        moves = slopes > 0
+        size = jnp.where(moves, worth / jnp.where(moves, slopes, 1), most)
+        size = jnp.maximum(jnp.abs(x), jnp.minimum(size, most))
+        own = jnp.abs(data.b) + jnp.abs(data.A) @ size
+        alike = [
+            piece if cone.splits else jnp.full_like(piece, piece.max())
+            for cone, piece in zip(self.cones, self.split(own), strict=True)
+        ]
+        terms = jnp.concatenate(alike)
+        return slopes, jnp.where(terms > 0, terms, _size(terms)), worth
+
     def weights(self, x: Float[Array, " n"], z: Float[Array, " m"]) -> Array:
         """How much slack a unit of each multiplier is to weigh, where the two are
-        compared: with `T` the size of the terms of a row (of all rows of its cone), and
-        `f` that of the objective, or of what a constraint is worth in it, `T^2 / f`."""
-        x, z, data = jax.lax.stop_gradient((x, z, self))
-        terms = data.terms(x)
-        terms = jnp.where(terms > 0, terms, _size(terms))
-        worth = jnp.abs(data.q) * jnp.abs(x)
-        if data.P is not None:
-            worth = worth + jnp.abs(x) * (jnp.abs(data.P) @ jnp.abs(x))
-        return terms**2 / _size(jnp.concatenate([terms * z, worth]))
+        compared: with `T` the terms of the slack, `T^2 / f`."""
+        _, terms, worth = self.sizes(x, z)
+        return terms**2 / worth
 
 
 def _size(v: Array) -> Array:

@@ -205,6 +205,38 @@ def test_order_of_cones(count):
         np.testing.assert_allclose(found.value, x, rtol=1e-9)
 
 
+@pytest.mark.parametrize("units", [0, 4])
+def test_unknowns_at_their_bounds(units):
+    """They are zero, and so are all terms of their rows: what acts is told by what an
+    unknown would have to be to matter."""
+    rng, lanes = np.random.default_rng(units), 20
+    root, q = rng.normal(size=(lanes, N, N)), rng.normal(size=(lanes, N)) + 0.5
+    A = np.abs(rng.normal(size=(lanes, 2, N)))
+    b = jnp.array(np.einsum("kij,kj->ki", A, np.abs(rng.normal(size=(lanes, N)))))
+    scales = 10.0 ** rng.uniform(-units, units, (lanes, N))
+    root, q, A = root * scales[:, :, None], q * scales, A * scales[:, None]
+    P = jnp.array(np.einsum("kij,klj->kil", root, root))
+
+    def by_cones(P, q, A, b):
+        rows = jnp.concatenate([A, -jnp.eye(N)]), jnp.concatenate([b, jnp.zeros(N)])
+        cones = [ix.cones.Zero(2), ix.cones.Nonnegative(N)]
+        return ix.cone_program(P, q, *rows, cones).value
+
+    def by_bounds(P, q, A, b):
+        return ix.quadratic_program(P, q, A=A, b=b, bounds=(0.0, None)).value
+
+    def both(solve):
+        return jax.jit(jax.vmap(lambda *a: (solve(*a), jax.jacfwd(solve, 1)(*a))))(
+            P, jnp.array(q), jnp.array(A), b
+        )
+
+    (x, slopes), (right, right_slopes) = both(by_cones), both(by_bounds)
+    assert (right == 0).sum() > lanes
+    np.testing.assert_allclose(x * scales, right * scales, atol=1e-10)
+    each = scales[:, :, None] * scales[:, None]
+    np.testing.assert_allclose(slopes * each, right_slopes * each, atol=1e-8)
+
+
 def test_misuse_is_explained():
     cone, eye, zeros = ix.cones.Nonnegative(2), jnp.eye(2), jnp.zeros(2)
     with pytest.raises(ValueError, match="3 rows in all, and A has 2"):

@@ -172,11 +172,8 @@ def _judged(
     flat, tolerance = tree_math.ravel(place.v)[0], Tolerance(rtol, PRECISION)
     d = jnp.abs(tree_math.ravel(place.correction)[0])
     known = d <= jnp.maximum(tolerance.of(flat) * jnp.abs(flat), lost)
-    x, z = place.v
-    slopes = jnp.abs(data.q) + jnp.abs(data.A).T @ jnp.abs(z)
-    if data.P is not None:
-        slopes = slopes + jnp.abs(data.P) @ jnp.abs(x)
-    terms = jnp.concatenate([slopes, data.terms(x)])
+    slopes, slacks, _ = data.sizes(*place.v)
+    terms = jnp.concatenate([slopes, slacks])
     eps = LOST * tree_math.coarsest_eps(place.v)
     none = eps * tree_math.max_abs(left * terms) / left
     residual = jnp.abs(tree_math.ravel(place.residual)[0])
