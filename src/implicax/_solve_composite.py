@@ -3,13 +3,12 @@
 from typing import Any
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
 from implicax._build_solution import build_solution, exact_derivative, stop_gradient
 from implicax._core import tree_math
-from implicax._core.checks import check_unknown, split_arrays
+from implicax._core.checks import check_real, split_arrays
 from implicax._core.domain import View
 from implicax._core.failure import OnFailure
 from implicax._core.solution import Solution
@@ -93,14 +92,7 @@ def solve_composite(
 
 def _start(y0: Any, separable: bool) -> PyTree:
     """`y0`, checked: real arrays of one precision."""
-    y0 = check_unknown(y0, "y0")
-    leaves = jax.tree.leaves(y0)
-    kinds = sorted({"a function" if callable(x) else str(x.dtype) for x in leaves})
-    if len(kinds) > 1 or any(map(jnp.iscomplexobj, leaves)):
-        raise TypeError(
-            "Of a composite problem y0 must be real arrays of one precision, and it "
-            f"holds {', '.join(kinds)}."
-        )
+    y0 = check_real(y0, "Of a composite problem")
     if separable and tree_math.num_unknowns(y0) > tree_math.DENSE_LIMIT:
         raise ValueError(
             f"separable=True finds units for up to {tree_math.DENSE_LIMIT} unknowns, "

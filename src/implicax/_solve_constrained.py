@@ -10,7 +10,7 @@ from jaxtyping import PyTree
 
 from implicax._build_solution import build_solution, exact_derivative, stop_gradient
 from implicax._core import tree_math
-from implicax._core.checks import check_unknown, split_arrays
+from implicax._core.checks import check_real, split_arrays
 from implicax._core.failure import OnFailure
 from implicax._core.solution import Solution
 from implicax._core.traced_function import TracedFunction, trace
@@ -92,15 +92,7 @@ def solve_constrained(
 
 def _start(y0: Any) -> PyTree:
     """`y0`, checked: real arrays of one precision, and few enough."""
-    y0 = check_unknown(y0, "y0")
-    leaves = jax.tree.leaves(y0)
-    kinds = sorted({"a function" if callable(x) else str(x.dtype) for x in leaves})
-    if len(kinds) > 1 or any(map(jnp.iscomplexobj, leaves)):
-        raise TypeError(
-            "Within bounds or under constraints y0 must be real arrays of one "
-            f"precision, and it holds {', '.join(kinds)}. (Of a complex unknown, take "
-            "real and imaginary parts.)"
-        )
+    y0 = check_real(y0, "Within bounds or under constraints")
     if tree_math.num_unknowns(y0) > tree_math.DENSE_LIMIT:
         raise ValueError(
             f"Within bounds or under constraints there may be {tree_math.DENSE_LIMIT} "

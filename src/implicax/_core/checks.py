@@ -73,6 +73,21 @@ def check_unknown(y0: PyTree, name: str) -> PyTree:
     return jax.tree_util.tree_map_with_path(check, y0)
 
 
+def check_real(y0: PyTree, when: str) -> PyTree:
+    """`y0` as `check_unknown` has it, or an error unless it is real arrays of one
+    precision, as it must be `when` there are constraints, say."""
+    y0 = check_unknown(y0, "y0")
+    leaves = jax.tree.leaves(y0)
+    kinds = sorted({"a function" if callable(x) else str(x.dtype) for x in leaves})
+    if len(kinds) > 1 or any(map(jnp.iscomplexobj, leaves)):
+        raise TypeError(
+            f"{when} y0 must be real arrays of one precision, and it holds "
+            f"{', '.join(kinds)}. (Of a complex unknown, take real and imaginary "
+            "parts.)"
+        )
+    return y0
+
+
 def match(output: Any, y: PyTree, must: str, name: str) -> PyTree:
     """`output` with the dtypes of `y`, or an error if it does not match `y`.
 

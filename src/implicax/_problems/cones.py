@@ -36,7 +36,20 @@ class AbstractCone(eqx.Module):
         """The point of the cone that is nearest to `v`."""
 
 
-class Zero(AbstractCone):
+class _Counted(AbstractCone):
+    """A cone of vectors of any length."""
+
+    count: int = eqx.field(static=True)
+
+    def __check_init__(self):
+        _check_count(self, self.count)
+
+    @property
+    def size(self) -> int:
+        return self.count
+
+
+class Zero(_Counted):
     """`s = 0`: equations.
 
     ```python
@@ -51,20 +64,11 @@ class Zero(AbstractCone):
 
     splits = True
 
-    count: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_count(self, self.count)
-
-    @property
-    def size(self) -> int:
-        return self.count
-
     def project(self, v):
         return jnp.zeros_like(v)
 
 
-class Nonnegative(AbstractCone):
+class Nonnegative(_Counted):
     """`s >= 0`, entry by entry.
 
     ```python
@@ -80,20 +84,11 @@ class Nonnegative(AbstractCone):
 
     splits = True
 
-    count: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_count(self, self.count)
-
-    @property
-    def size(self) -> int:
-        return self.count
-
     def project(self, v):
         return jax.nn.relu(v)
 
 
-class SecondOrder(AbstractCone):
+class SecondOrder(_Counted):
     """`|s[1:]| <= s[0]`, in the Euclidean norm.
 
     ```python
@@ -106,15 +101,6 @@ class SecondOrder(AbstractCone):
     [2.5 1.5 2. ]
     ```
     """
-
-    count: int = eqx.field(static=True)
-
-    def __check_init__(self):
-        _check_count(self, self.count)
-
-    @property
-    def size(self) -> int:
-        return self.count
 
     def project(self, v):
         top, rest = v[0], v[1:]

@@ -86,22 +86,24 @@ def run_composite(
 
     def one_round(now: _Round) -> _Round:
         state, steps = _stepped(solver, split, now.state, now.steps, now.budget)
-        system = system_at(state.length)
+        # (Not the solver's length: its search may have ended on a tiny one.)
+        length = split.first_length(state.y)
+        system = system_at(length)
         near = system.evaluate(view.to_real(split.to_user(state.y)))
         found = run_loop(Newton(rtol=solver.rtol), system, near.y, NEWTON_STEPS)
-        status, error = examined(split, system, view, found, state.length, solver.rtol)
+        status, error = examined(split, system, view, found, length, solver.rtol)
         solved, norm = status == Status.converged, found.stats.residual_norm
         nearer = (norm <= NEARER * near.norm) & ~solved & (status != Status.saddle)
         known = jnp.isfinite(near.norm)
         ends = solved | state.halted & ~nearer | ~known | (steps >= max_steps)
         there = split.from_user(view.from_real(found.y))
-        onward = solver.start(split, there, state.length)
+        onward = solver.start(split, there, length)
         spent = now.stats.steps + found.stats.steps
         evaluations = now.stats.evaluations + found.stats.evaluations
         return _Round(
             tree_math.where(nearer, onward, state),
             found.y,
-            state.length,
+            length,
             Status.where(known, status, Status.non_finite),
             Stats(spent, evaluations, norm, error, None),
             steps,

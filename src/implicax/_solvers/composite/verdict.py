@@ -77,12 +77,13 @@ def examined(
         lost = jnp.abs(d) <= LOST * componentwise.eps(d) * made_of
         return jnp.where(lost, 0, d)
 
-    units, unknown, first, second, error = componentwise.ratios(
+    units, unknown, first, second, error, rounded = componentwise.ratios(
         (correction, allowed(tolerance.of)),
         (vague, allowed(lambda y: componentwise.eps(y) ** ROUNDED)),
         (correction, made_of),
         (remainder, made_of),
         (jax.tree.map(seen, correction, made_of), v),
+        (jax.tree.map(seen, vague, made_of), v),
     )
     falls = believable(first, second, tree_math.coarsest_eps(v))
     solved = (units <= 1) & falls & jnp.isfinite(found.stats.residual_norm)
@@ -91,6 +92,7 @@ def examined(
     status = Status.where(solved, Status.converged, Status.stagnated)
     status = Status.where(solved & downhill, Status.saddle, status)
     status = Status.where(lost, Status.singular, status)
+    error = jnp.maximum(error, rounded)
     return status, jnp.where(status == Status.converged, error, jnp.inf)
 
 
