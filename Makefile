@@ -42,6 +42,7 @@ bench: $(VENV)/.bench  ## Compare with peers and hand-written code; writes bench
 	$(BIN)/python -m benchmarks.quadratic_programs
 	$(BIN)/python -m benchmarks.nonlinear_programs --every 13
 	$(BIN)/python -m benchmarks.cvxpy_layers
+	$(BIN)/python -m benchmarks.equilibrium_layers
 	$(BIN)/python -m benchmarks.sparse
 	$(BIN)/python -m benchmarks.brusselator
 	$(BIN)/python -m benchmarks.profile

@@ -3,6 +3,7 @@
 from importlib.metadata import version as _version
 
 from implicax import cones as cones
+from implicax import nn as nn
 from implicax import projections as projections
 from implicax import prox as prox
 from implicax._certificates.certificate import Certificate as Certificate

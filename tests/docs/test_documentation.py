@@ -146,6 +146,8 @@ def test_the_api_page_has_every_public_name():
     listed = re.findall(r"^::: implicax\.(\w+)$", page, re.MULTILINE)
     assert len(listed) == len(set(listed))
     assert set(listed) == public_names() | {"projections", "prox", "cones"}
+    layers = re.findall(r"^::: implicax\.nn\.(\w+)$", page, re.MULTILINE)
+    assert {*layers, "flax"} == set(dir(ix.nn))
 
 
 def test_every_public_name_explains_itself():

@@ -27,6 +27,7 @@ BENCHMARKS = {
     "quadratic_programs": ["--sizes", "10", "--lanes", "2", "--seconds", "0.001"],
     "nonlinear_programs": ["--every", "150", "--largest", "8"],
     "cvxpy_layers": ["--size", "6", "--calls", "1"],
+    "equilibrium_layers": ["--size", "4", "--lanes", "2", "--radii", "0.9"],
     "brusselator": ["--sizes", "8", "--steps", "4"],
     "profile": ["--every", "40", "--seconds", "0.001"],
     "cutest": ["--every", "100"],
