@@ -6,11 +6,11 @@
 A batch of equilibria `z = cell(z, x)` with a linear and a tanh cell whose matrix has
 the spectral radius given; value and gradient of a mean of squares, in the matrix that
 all samples share. The right gradient is by dense solves at equilibria that Newton's
-method makes exact to rounding. `torchdeq` (eager PyTorch, as it is used) with the implicit
-gradient, at its defaults and with a hundredfold of steps and tolerances of 1e-9; ours
-inside `jax.jit`, at the default, and stopped early: what an early stop costs, its
-certificate says (of the first sample). All float64. Writes `equilibrium_layers.json`,
-`.md` and `.png`.
+method makes exact to rounding. `torchdeq` (eager PyTorch, as it is used) with the
+implicit gradient, at its defaults and with a hundredfold of steps and tolerances of
+1e-9; ours inside `jax.jit`, at the default, and stopped early: what an early stop
+costs, its certificate says (of the first sample). All float64. Writes
+`equilibrium_layers.json`, `.md` and `.png`.
 """
 
 import benchmarks._pin  # noqa: F401, I001  (before JAX)

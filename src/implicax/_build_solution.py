@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Bool, PyTree
 
 from implicax._core.domain import Chart
 from implicax._core.failure import (
@@ -35,13 +35,16 @@ def build_solution(
     name: str,
     message: str = "",
     finish: Callable[[Solution[Any]], Solution[Any]] = lambda solution: solution,
+    kink: Bool[Array, "..."] | None = None,
 ) -> Any:
     """The outcome with its derivative attached; failures raise or become NaN.
 
     `solver` is what took the steps, or `None` if that is not one of ours; error
     messages call it `name`, and quote its `message`. `finish` makes of the solution
-    what is returned, and what an error holds.
+    what is returned, and what an error holds. `kink` says whether the solution is at
+    one, where that is known.
     """
+    outcome = _refused(outcome, derivative, kink)
     failed = outcome.status != Status.converged
     if isinstance(canonical.view, Chart) and not derivative.differentiates_loop:
         # What is known of the inverse is known in the chart that the solver was in.
@@ -67,6 +70,23 @@ def build_solution(
     if raises(on_failure, failed):
         raise ConvergenceError(solution, name, message)
     return solution
+
+
+def _refused(
+    outcome: SolverResult, derivative: AbstractDerivative, kink: Array | None
+) -> SolverResult:
+    """A failure at a kink, where that was asked for."""
+    if not isinstance(derivative, Implicit) or derivative.kinks == "select":
+        return outcome
+    if kink is None:
+        raise TypeError(
+            "kinks='error' is for bounds, constraints, programs, complementarity and "
+            "ix.Composite, which know where they have kinks. Of a function, ix.certify "
+            "tells (certificate.smooth). Leave it out."
+        )
+    told = (outcome.status == Status.converged) & kink
+    status = Status.where(told, Status.kink, outcome.status)
+    return dataclasses.replace(outcome, status=status)
 
 
 @eqx.filter_jit

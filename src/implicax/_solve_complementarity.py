@@ -121,7 +121,13 @@ def solve_complementarity(
         parts = solution.aux, solution.status, solution.stats, None
         return ConstrainedSolution(y, *parts, dual, Degeneracy(result.weak, no, no))
 
-    outcome, name = result.outcome, name_of(solver)
     return build_solution(
-        canonical, None, derivative, outcome, on_failure, name, finish=finish
+        canonical,
+        None,
+        derivative,
+        result.outcome,
+        on_failure,
+        name_of(solver),
+        finish=finish,
+        kink=result.weak,
     )

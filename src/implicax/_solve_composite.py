@@ -46,7 +46,7 @@ def solve_composite(
         )
     y0 = _start(y0, problem.separable)
     arrays, others = split_arrays(args)
-    scaling = scalings(*problem.active_set(y0))
+    scaling = scalings(*problem.active_set(y0, args))
 
     def smooth(y: PyTree, arrays: PyTree) -> Array:
         return problem.value(y, eqx.combine(arrays, others))[0]
@@ -87,6 +87,7 @@ def solve_composite(
         on_failure,
         name_of(solver),
         finish=finish,
+        kink=result.weak,
     )
 
 

@@ -128,7 +128,13 @@ def solve_cone_program(
             result.free[0],
         )
 
-    name, outcome = name_of(solver), result.outcome
     return build_solution(
-        canonical, None, derivative, outcome, on_failure, name, finish=finish
+        canonical,
+        None,
+        derivative,
+        result.outcome,
+        on_failure,
+        name_of(solver),
+        finish=finish,
+        kink=result.kink,
     )

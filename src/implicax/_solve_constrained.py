@@ -86,7 +86,14 @@ def solve_constrained(
         return ConstrainedSolution(y, *parts, dual, result.degeneracy)
 
     return build_solution(
-        canonical, None, derivative, outcome, on_failure, name_of(solver), finish=finish
+        canonical,
+        None,
+        derivative,
+        outcome,
+        on_failure,
+        name_of(solver),
+        finish=finish,
+        kink=result.degeneracy.weak,
     )
 
 

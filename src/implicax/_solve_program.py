@@ -176,6 +176,7 @@ def solve_program(
     here = result.x, program.split(result.t)
     finite = jax.tree.map(jnp.ones_like, here)
     canonical = canonicalize(problem, finite, args)
+    canonical = canonical.on(problem.active_set(here, args))
     outcome = SolverResult(
         canonical.view.to_real(here),
         result.status,
@@ -198,7 +199,14 @@ def solve_program(
         )
 
     return build_solution(
-        canonical, None, derivative, outcome, on_failure, name_of(solver), finish=finish
+        canonical,
+        None,
+        derivative,
+        outcome,
+        on_failure,
+        name_of(solver),
+        finish=finish,
+        kink=result.degeneracy.weak,
     )
 
 

@@ -77,6 +77,10 @@ class Certificate(eqx.Module):
     `None` for equations."""
     eps: Float[Array, ""]
     """The rounding unit of the least precise unknown."""
+    margin: Float[Array, ""] | None = None
+    """By how much of their size the data may change, to first order, until a constraint
+    begins or ceases to act; `None` where there are no constraints. At zero (strict
+    complementarity fails) derivatives are one-sided."""
 
     @property
     def checks(self) -> dict[str, Any]:
@@ -152,6 +156,22 @@ def _checks(c: Certificate) -> list[_Check]:
                 ),
                 "this is a saddle point, a maximum, or a minimum that is flat in some "
                 "direction: start elsewhere, or use ix.TrustRegion",
+            )
+        )
+    margin = c.margin
+    if margin is not None:
+        checks.append(
+            _Check(
+                "active",
+                margin > c.eps**0.5,
+                lambda: (
+                    "constraints act as they do until data change by about "
+                    f"{margin:.1e} of their size"
+                    if margin < np.inf
+                    else "constraints act as they do, to first order, for all data"
+                ),
+                "a constraint acts with a multiplier of zero, or nearly: the derivative"
+                " is that to one side, and another to the other",
             )
         )
     return [

@@ -29,7 +29,7 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from implicax._certificates.certificate import Certificate
 from implicax._certificates.elasticity import elasticity
@@ -175,7 +175,39 @@ def certificate(
         spectral_radius=spectrum.radius,
         minimum=spectrum.minimum,
         eps=jnp.asarray(tree_math.coarsest_eps(v), tree_math.working_dtype(v)),
+        margin=_margin(quantity, v, args, jacobian),
     )
+
+
+def _margin(
+    quantity: Quantity, v: Vector, args: PyTree[Array], jacobian: Linearised
+) -> Float[Array, ""] | None:
+    """How large a change of the data, relative to their size, changes the active set:
+    what must stay positive, over how fast it falls, to first order."""
+    conditions = quantity.conditions
+    if not conditions.has_strict:
+        return None
+    change = jax.tree.map(_nudged, args)
+    pushed = jax.jvp(lambda args: quantity.residual(v, args), (args,), (change,))[1]
+    moved = jax.tree.map(jnp.negative, jacobian.correct(pushed))
+    positive, rates = jax.jvp(
+        lambda v, args: conditions.strict(v, quantity.inputs(args)),
+        (v, args),
+        (moved, change),
+    )
+    margins = [
+        jnp.where(rate == 0, jnp.where(left > 0, jnp.inf, left), left / jnp.abs(rate))
+        for left, rate in zip(*map(jax.tree.leaves, (positive, rates)), strict=True)
+    ]
+    return jnp.min(jnp.concatenate([margin.ravel() for margin in margins]))
+
+
+def _nudged(datum: Array) -> Array:
+    """A datum as a change of itself; or, where it is zero, of what is beside it."""
+    eps = jnp.finfo(datum.dtype).eps
+    size = tree_math.max_abs(jnp.where(jnp.isfinite(datum), datum, 0))
+    least = eps**0.5 * jnp.where(size > 0, size, 1)
+    return _varied(datum) + _varied(jnp.full_like(datum, least.astype(datum.dtype)))
 
 
 def _varied(datum: Array) -> Array:

@@ -74,6 +74,11 @@ EQUATIONS = {
         "take one constraint off after the other, to see which contradict each other",
     ),
     "not_convex": ("give a convex objective",),
+    "kink": (
+        "the value is right, and has a derivative to one side only, since a constraint "
+        "acts with a multiplier of zero, or nearly: move the data, or take the "
+        "derivative of not acting, ix.Implicit()",
+    ),
     "wrong_sparsity": (
         'name all places where dF/dy may be other than zero: sparsity="auto" finds '
         "them, and ix.detect_sparsity(problem, y0, args) shows them",

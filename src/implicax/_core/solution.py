@@ -50,6 +50,7 @@ class Status(Enumeration):
     infeasible = "Nothing satisfies the constraints: there is a proof."
     locally_infeasible = "The constraints cannot be met near here."
     not_convex = "The objective has a direction of negative curvature."
+    kink = "The solution is at a kink: its derivatives are one-sided."
     wrong_sparsity = "The Jacobian has entries at places that sparsity= leaves out."
 
 

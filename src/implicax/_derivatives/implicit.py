@@ -13,6 +13,7 @@ from implicax._problems.optimality_conditions import OptimalityConditions
 from implicax._solvers.loop import SolverResult
 
 Hessian = Literal["exact", "gauss_newton"]
+Kinks = Literal["select", "error"]
 
 
 def check_hessian(hessian: Any) -> None:
@@ -54,6 +55,10 @@ class Implicit(AbstractDerivative):
       holds first derivatives of the errors. That derivative is *wrong* unless the
       errors at the solution are zero (4 % to 21 % in range-only localisation);
       `ix.certify(..., hessian="gauss_newton")` says by how much.
+    - `kinks`: what to do where a constraint acts with a multiplier of zero, or a
+      proximal operator has a kink, so that there is no derivative (where
+      `solution.degeneracy.weak` is told): `"select"` the one-sided derivative of not
+      acting, or `"error"`: the status is then `kink`, a failure like others.
 
     ```python
     import implicax as ix
@@ -76,15 +81,18 @@ class Implicit(AbstractDerivative):
     linear_solver: Any = eqx.field(converter=linear_solver, default="auto")
     adjoint: PyTree[Array] | None = None
     hessian: Hessian = eqx.field(static=True, default="exact")
+    kinks: Kinks = eqx.field(static=True, default="select")
 
     def __check_init__(self):
         check_hessian(self.hessian)
+        if self.kinks not in ("select", "error"):
+            raise ValueError(f"kinks must be 'select' or 'error', not {self.kinks!r}.")
 
     def on(self, view):
         if self.adjoint is None:
             return self
         guess = jax.lax.stop_gradient(view.to_real(self.adjoint))
-        return Implicit(self.linear_solver, guess, self.hessian)
+        return Implicit(self.linear_solver, guess, self.hessian, self.kinks)
 
     def _solve(
         self, conditions: OptimalityConditions, outcome: SolverResult

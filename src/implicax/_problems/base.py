@@ -53,10 +53,10 @@ class AbstractProblem(eqx.Module):
     def conditions(self, y: PyTree, args: PyTree) -> Conditions:
         """What holds at a solution, at `y` and `args`: traced by JAX."""
 
-    def active_set(self, y0: PyTree) -> PyTree[Any]:
+    def active_set(self, y0: PyTree, args: PyTree) -> PyTree[Any]:
         """What of `y0` the conditions hold on, and do not vary with: nothing, unless
         there are constraints."""
-        del y0
+        del y0, args
         return ()
 
     def conditions_on(self, active: PyTree[Any], y: PyTree, args: PyTree) -> Any:

@@ -85,7 +85,7 @@ def canonicalize(
         )
     domain = getattr(problem, "domain", None)
     view = RealView.of(y0) if domain is None else Chart.of(domain, y0)
-    data = problem.active_set(y0) if domain is None else y0
+    data = problem.active_set(y0, args) if domain is None else y0
     v0 = view.to_real(y0) if isinstance(view, RealView) else view.origin()
     arrays, others = split_arrays(args)
     aux_others: list[Any] = []

@@ -31,7 +31,8 @@ def check_conditions(said: Any, y: PyTree, view: RealView) -> Conditions:
     if said.residual is not None:
         residual, value = _residual(said.residual, y, view), said.objective
         value = None if value is None else _objective(value, y, view)
-        return Conditions(residual=residual, objective=value)
+        strict = jax.tree.map(jnp.asarray, said.strict)
+        return Conditions(residual=residual, objective=value, strict=strict)
     if said.objective is not None:
         return Conditions(objective=_objective(said.objective, y, view))
     errors = _errors(said.errors, y, view)

@@ -12,7 +12,12 @@ from implicax._core import tree_math
 from implicax._core.checks import match
 from implicax._core.user_function import call_function
 from implicax._problems.base import AbstractProblem
-from implicax._problems.constraints import Multipliers, check_bounds, read_bounds
+from implicax._problems.constraints import (
+    Multipliers,
+    check_bounds,
+    read_bounds,
+    strict,
+)
 from implicax._problems.optimality_conditions import Conditions
 
 
@@ -56,12 +61,13 @@ class Complementarity(AbstractProblem):
         """The lower and the upper bounds, like `y`."""
         return read_bounds(self.bounds, y)
 
-    def active_set(self, y0):
+    def active_set(self, y0, args):
         """At which bound each unknown is, by the signs of multipliers."""
+        del args
         return jax.tree.map(jnp.sign, jax.lax.stop_gradient(_pair(y0)[1]))
 
     def conditions(self, y, args):
-        return self.conditions_on(self.active_set(y), y, args)
+        return self.conditions_on(self.active_set(y, args), y, args)
 
     def conditions_on(self, active, y, args):
         y, w = _pair(y)
@@ -76,7 +82,8 @@ class Complementarity(AbstractProblem):
 
         rows = jax.tree.map(row, active, y, w, lower, upper)
         residual = tree_math.add(values, w), Multipliers(bounds=rows)
-        return Conditions(residual=residual, aux=aux)
+        positive = jax.tree.map(strict, active, y, w, lower, upper)
+        return Conditions(residual=residual, aux=aux, strict=positive)
 
 
 def _pair(unknown: Any) -> tuple[PyTree, PyTree]:

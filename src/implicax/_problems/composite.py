@@ -112,15 +112,16 @@ class Composite(AbstractProblem):
         )
         return match(output, x, "prox must return a", "point")
 
-    def active_set(self, y0: PyTree) -> tuple[Array, Any]:
+    def active_set(self, y0: PyTree, args: PyTree) -> tuple[Array, Any]:
         """The step length of the equation (zero: one of the size that fits), and the
         units of the unknowns where those can differ."""
+        del args
         zeros = jax.tree.map(jnp.zeros_like, jax.lax.stop_gradient(y0))
         units = zeros if self.separable else None
         return jnp.zeros((), tree_math.working_dtype(y0)), units
 
     def conditions(self, y, args):
-        return self.conditions_on(self.active_set(y), y, args)
+        return self.conditions_on(self.active_set(y, args), y, args)
 
     def conditions_on(self, active: Any, y: PyTree, args: PyTree) -> Conditions:
         def value(y: PyTree) -> Array:

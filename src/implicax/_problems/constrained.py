@@ -17,6 +17,7 @@ from implicax._problems.constraints import (
     check_bounds,
     check_constraints,
     read_bounds,
+    strict,
 )
 from implicax._problems.losses import Squares
 from implicax._problems.optimality_conditions import Conditions
@@ -106,12 +107,13 @@ class Constrained(AbstractProblem):
         _, unravel = tree_math.ravel(Multipliers(tuple(places), bounds))
         return unravel(t)
 
-    def active_set(self, y0):
+    def active_set(self, y0, args):
         """At which side each row and unknown is, by the signs of multipliers."""
+        del args
         return jnp.sign(jax.lax.stop_gradient(self._flat(y0)))
 
     def conditions(self, y, args):
-        return self.conditions_on(self.active_set(y), y, args)
+        return self.conditions_on(self.active_set(y, args), y, args)
 
     def conditions_on(self, active, y, args):
         t, (y, _) = self._flat(y), y
@@ -133,7 +135,9 @@ class Constrained(AbstractProblem):
         # The Lagrangian; of the constraints only their derivative is to be seen.
         term = jnp.sum(t * slack)
         value = parts.objective + (term - jax.lax.stop_gradient(term))
-        return Conditions(residual=(gradient, rows), objective=value, aux=parts.aux)
+        positive = strict(active, values, t, lower, upper)
+        residual = gradient, rows
+        return Conditions(residual, value, aux=parts.aux, strict=positive)
 
     def _flat(self, unknown: Any) -> Array:
         """The multipliers as one vector."""

@@ -136,6 +136,17 @@ def check_constraints(constraints: Any) -> tuple[AbstractConstraint, ...]:
     )
 
 
+def strict(
+    active: Array, value: Array, multiplier: Array, lower: Array, upper: Array
+) -> Array:
+    """What is positive as long as constraints are active as they are (1 at the upper
+    side, -1 at the lower one, 0 between them): their multipliers, or the ways to the
+    nearer side. (Equations always hold.)"""
+    slack = jnp.minimum(upper - value, value - lower)
+    kept = jnp.where(active != 0, multiplier * jnp.sign(active), slack)
+    return jnp.where(lower == upper, jnp.inf, kept)
+
+
 def check_bounds(bounds: Any) -> None:
     """An error unless it is a pair."""
     if bounds is not None and not (isinstance(bounds, tuple) and len(bounds) == 2):

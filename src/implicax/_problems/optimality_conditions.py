@@ -37,6 +37,9 @@ class Conditions(eqx.Module):
     - `loss`: how the errors are weighed, such as [`implicax.Huber`][]`(scale)`; plain
       squares by default.
     - `aux`: what else is to be returned, as `solution.aux`.
+    - `strict`: what is positive as long as the constraints that act are these: the
+      multipliers of those that act, the slacks of the others; any pytree of arrays. A
+      certificate says how near it comes to zero, where there is no derivative.
 
     ```python
     import implicax as ix
@@ -50,6 +53,7 @@ class Conditions(eqx.Module):
     errors: Any = None
     loss: AbstractLoss | None = None
     aux: Any = None
+    strict: Any = None
 
     def __check_init__(self):
         said = (self.residual, self.objective, self.errors)
@@ -84,6 +88,8 @@ class OptimalityConditions(TracedFunction):
         #: Whether solutions are to have an objective.
         self.reports_objective: bool = self.has_objective or said.objective is not None
         self.has_aux: bool = bool(said.aux)
+        #: Whether there are constraints, which act or do not.
+        self.has_strict: bool = bool(jax.tree.leaves(said.strict))
         #: Whether what is traced has a VJP but no JVP (a `jax.custom_vjp` in it).
         self.traced_reverse_only = reverse_only = _reverse_only(jaxpr)
         if self.has_objective and reverse_only:
@@ -144,6 +150,10 @@ class OptimalityConditions(TracedFunction):
 
     def objective(self, v: Vector, inputs: PyTree[Array]) -> Float[Array, ""]:
         return self.value(self.output(v, inputs))
+
+    def strict(self, v: Vector, inputs: PyTree[Array]) -> PyTree[Array]:
+        """What is positive while the active set is what it is."""
+        return self.output(v, inputs).strict
 
     def errors(self, v: Vector, inputs: PyTree[Array]) -> tuple[Vector, Any]:
         """The errors, and the loss that they are weighed by."""

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from implicax._problems.base import AbstractProblem
+from implicax._problems.constraints import strict
 from implicax._problems.optimality_conditions import Conditions
 from implicax._problems.program import Program
 
@@ -49,11 +50,21 @@ class QuadraticProgram(AbstractProblem):
             )
         return program
 
+    def active_set(self, y0, args):
+        """At which side each row is."""
+        program = self.program(args)
+        x, dual = y0
+        below, above = program.sides(x, program.join(dual))
+        return above.astype(x.dtype) - below.astype(x.dtype)
+
     def conditions(self, y, args):
+        return self.conditions_on(self.active_set(y, args), y, args)
+
+    def conditions_on(self, active, y, args):
         program = self.program(args)
         x, dual = y
         t, rows, (lower, upper) = program.join(dual), program.rows, program.limits
-        below, above = program.sides(x, t)
+        below, above = active < 0, active > 0
         at = jnp.where(above, upper, jnp.where(below, lower, 0))
         slack = jnp.where(above | below, rows(x) - at, 0)
         residual = (
@@ -63,4 +74,5 @@ class QuadraticProgram(AbstractProblem):
         # The Lagrangian; of the constraints only their derivative is to be seen.
         term = jnp.sum(t * slack)
         value = program.objective(x) + (term - jax.lax.stop_gradient(term))
-        return Conditions(residual=residual, objective=value)
+        positive = strict(active, rows(x), t, lower, upper)
+        return Conditions(residual, value, strict=positive)

@@ -43,12 +43,13 @@ class FischerBurmeister(AbstractProblem):
 
     problem: Complementarity
 
-    def active_set(self, y0):
+    def active_set(self, y0, args):
         """The units of the equations in those of the unknowns: one."""
+        del args
         return jax.tree.map(jnp.ones_like, y0)
 
     def conditions(self, y, args):
-        return self.conditions_on(self.active_set(y), y, args)
+        return self.conditions_on(self.active_set(y, args), y, args)
 
     def conditions_on(self, active, y, args):
         values, _ = self.problem.evaluate(y, args)
