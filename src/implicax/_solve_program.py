@@ -16,6 +16,8 @@ from implicax._problems.canonical import canonicalize
 from implicax._problems.program import Dual, Program
 from implicax._problems.program_solution import ProgramSolution
 from implicax._problems.quadratic_program import QuadraticProgram
+from implicax._solvers.external.scipy import SciPy
+from implicax._solvers.external.scipy_linprog import SciPyLinprog
 from implicax._solvers.loop import SolverResult
 from implicax._solvers.programs.base import AbstractProgramSolver
 from implicax._solvers.programs.primal_dual import InteriorPoint
@@ -163,13 +165,16 @@ def solve_program(
     derivative = exact_derivative(derivative, on_failure)
     check_max_steps(max_steps)
     solver = InteriorPoint() if solver is None else solver
+    assert isinstance(problem, QuadraticProgram)
+    program = problem.program(args)
+    if isinstance(solver, SciPy):
+        solver = SciPyLinprog.of(solver, program.P is None)
     if not isinstance(solver, AbstractProgramSolver):
         raise TypeError(
             "The solver of a program must be one of programs, such as "
             f"ix.InteriorPoint(), and it is {solver!r}."
         )
-    assert isinstance(problem, QuadraticProgram)
-    program, solver = stop_gradient((problem.program(args), solver))
+    program, solver = stop_gradient((program, solver))
     start = None if y0 is None else _start(y0, program)
     result = run_program(program, solver, start, jnp.asarray(max_steps))
     # What the conditions are about, where the solver ended.

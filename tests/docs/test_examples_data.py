@@ -11,6 +11,7 @@ import sys
 from unittest import mock
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ with mock.patch.object(sys, "path", [str(EXAMPLES), *sys.path]):
     heart = importlib.import_module("_heart")
     tuning = importlib.import_module("hyperparameters")
     sudoku = importlib.import_module("sudoku")
+    decisions = importlib.import_module("decisions")
 
 
 @functools.cache
@@ -234,3 +236,43 @@ class TestSudoku:
             _, losses, share = sudoku.train(60)
         assert losses[-1] < losses[0] / 2
         assert share > 0.05
+
+
+LOSSES = {
+    "portfolio": lambda: (
+        lambda model: decisions.portfolio_loss(model, *decisions.market(0)),
+        {"weight": jnp.eye(4)[:, :2], "bias": jnp.zeros(4)},
+    ),
+    "machine": lambda: (
+        decisions.machine_loss,
+        {"log_width": jnp.asarray(0.1), "log_price": jnp.asarray(-0.5)},
+    ),
+    "controller": lambda: (
+        decisions.control_loss,
+        jnp.log(jnp.asarray([1.0, 0.1, 0.3])),
+    ),
+    "lasso": lambda: (decisions.lasso_loss, jnp.asarray(0.5)),
+}
+
+
+class TestDecisions:
+    """The gradients that train them are those of central differences, and lead down."""
+
+    @pytest.mark.parametrize("name", LOSSES)
+    def test_the_gradient(self, name):
+        loss, params = LOSSES[name]()
+        flat, unravel = jax.flatten_util.ravel_pytree(params)
+        run = jax.jit(jax.value_and_grad(lambda flat: loss(unravel(flat))))
+        value, slope = run(flat)
+        direction = jnp.cos(jnp.arange(flat.size, dtype=float) + 0.3)
+        ahead, behind = (float(run(flat + h * direction)[0]) for h in (1e-5, -1e-5))
+        difference = (ahead - behind) / 2e-5
+        assert float(slope @ direction) == pytest.approx(difference, rel=1e-5)
+        down = flat - 1e-2 * slope / jnp.linalg.norm(slope)
+        assert float(run(down)[0]) < float(value)
+
+    def test_a_decision_is_better_than_a_forecast(self):
+        with jax.numpy_dtype_promotion("standard"):  # (for optax)
+            losses, fitted, trained = decisions.portfolio(60)
+        assert losses[-1] < 0.7 * losses[0]
+        assert trained < 0.7 * fitted

@@ -158,22 +158,8 @@ def _checks(c: Certificate) -> list[_Check]:
                 "direction: start elsewhere, or use ix.TrustRegion",
             )
         )
-    margin = c.margin
-    if margin is not None:
-        checks.append(
-            _Check(
-                "active",
-                margin > c.eps**0.5,
-                lambda: (
-                    "constraints act as they do until data change by about "
-                    f"{margin:.1e} of their size"
-                    if margin < np.inf
-                    else "constraints act as they do, to first order, for all data"
-                ),
-                "a constraint acts with a multiplier of zero, or nearly: the derivative"
-                " is that to one side, and another to the other",
-            )
-        )
+    if c.margin is not None:
+        checks.append(_active(c, c.margin))
     return [
         *checks,
         _Check(
@@ -210,6 +196,22 @@ def _checks(c: Certificate) -> list[_Check]:
             "the square of this error where it is well below one",
         ),
     ]
+
+
+def _active(c: Certificate, margin: Any) -> _Check:
+    """Of problems with constraints."""
+    return _Check(
+        "active",
+        margin > c.eps**0.5,
+        lambda: (
+            "constraints act as they do until data change by about "
+            f"{margin:.1e} of their size"
+            if margin < np.inf
+            else "constraints act as they do, to first order, for all data"
+        ),
+        "a constraint acts with a multiplier of zero, or nearly: the derivative is that "
+        "to one side, and another to the other",
+    )
 
 
 def _distance(c: Certificate) -> str:

@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 from implicax._core.keywords import check_solver_call
 from implicax._core.optional import library
 from implicax._solvers.base import tolerance
+from implicax._solvers.external.one_sided import OneSided
 from implicax._solvers.programs.base import AbstractProgramSolver
 from implicax._solvers.programs.verdict import Guess, sides_at
 
@@ -93,32 +94,21 @@ class QPSolvers(AbstractProgramSolver):
         finds none."""
         qpsolvers = _qpsolvers()
         P, q, matrix, lower, upper = (np.asarray(x, float) for x in data)
-        m, n = matrix.shape
-        fixed = lower[:m] == upper[:m]
-        ends = [(~fixed & np.isfinite(s[:m])) for s in (upper, lower)]
-        G = np.concatenate([matrix[ends[0]], -matrix[ends[1]]])
-        h = np.concatenate([upper[:m][ends[0]], -lower[:m][ends[1]]])
-        problem = {"G": G, "h": h} if h.size else {}
-        if fixed.any():
-            problem |= {"A": matrix[fixed], "b": lower[:m][fixed]}
-        if lower.size > m:
-            problem |= {"lb": lower[m:], "ub": upper[m:]}
+        rows = OneSided.of(matrix, lower, upper)
+        problem = {"G": rows.G, "h": rows.h} if rows.h.size else {}
+        if rows.b.size:
+            problem |= {"A": rows.A, "b": rows.b}
+        if rows.bounds is not None:
+            problem |= dict(zip(("lb", "ub"), rows.bounds, strict=True))
         if self.name in qpsolvers.sparse_solvers:
             sparse = library("scipy.sparse", "ix.QPSolvers", "qpsolvers").csc_matrix
             P = sparse(P)
             problem |= {k: sparse(problem[k]) for k in ("A", "G") if k in problem}
         stated = qpsolvers.Problem(P, q, **problem)
         found = qpsolvers.solve_problem(stated, self.name, **dict(self.options))
-        x, t = np.zeros(n), np.zeros(lower.size)
+        x, t = np.zeros(q.size), np.zeros(lower.size)
         if found.x is not None:
             x = np.asarray(found.x)
-            z = np.zeros(h.size) if found.z is None else np.asarray(found.z)
-            count = int(ends[0].sum())
-            t[:m][ends[0]] += z[:count]
-            t[:m][ends[1]] -= z[count:]
-            if found.y is not None:
-                t[:m][fixed] = found.y
-            if found.z_box is not None and lower.size > m:
-                t[m:] = found.z_box
+            t = rows.multipliers(found.z, found.y, found.z_box)
         kind = data[1].dtype
         return x.astype(kind), t.astype(kind)

@@ -27,6 +27,7 @@ from implicax._solvers.external.scipy_functions import SciPyFunctions, scipy_fun
 from implicax._solvers.external.scipy_methods import (
     LEAST_SQUARES,
     MINIMIZE,
+    PROGRAMS,
     ROOT,
     tolerances,
 )
@@ -46,7 +47,8 @@ class SciPy(AbstractExternalSolver):
       `"trust-ncg"`, `"trust-krylov"` (with exact Hessian-vector products), `"dogleg"`,
       `"trust-exact"` (with the exact Hessian);
     - least squares, `scipy.optimize.least_squares` with the exact Jacobian of the
-      errors: `"trf"`, `"dogbox"` (with any of our losses), `"lm"` (plain squares).
+      errors: `"trf"`, `"dogbox"` (with any of our losses), `"lm"` (plain squares);
+    - linear programs, `scipy.optimize.linprog` (HiGHS): `"linprog"`.
 
     Works under `jit`, `vmap` (lanes take turns) and `scan`; the derivative is ours.
     Real unknowns are passed as one vector, complex ones as real and imaginary parts.
@@ -108,7 +110,14 @@ class SciPy(AbstractExternalSolver):
         atol: Any = None,
         **options: Any,
     ):
-        known = {name.lower(): name for name in (*ROOT, *MINIMIZE, *LEAST_SQUARES)}
+        names = *ROOT, *MINIMIZE, *LEAST_SQUARES, *PROGRAMS
+        known = {name.lower(): name for name in names}
+        if method == "milp":
+            raise ValueError(
+                "SciPy's 'milp' is for integers, which move in jumps: their derivative "
+                "is zero, or there is none. Of the program without integers it is "
+                "ix.linear_program(..., solver=ix.SciPy('linprog'))."
+            )
         if not isinstance(method, str) or method.lower() not in known:
             raise ValueError(
                 f"method must be one of {', '.join(known.values())}, not {method!r}."

@@ -40,6 +40,9 @@ MINIMIZE = {
 #: `scipy.optimize.least_squares`.
 LEAST_SQUARES = ("trf", "dogbox", "lm")
 
+#: Of linear programs.
+PROGRAMS = ("linprog",)
+
 #: Which of them know bounds, and which know constraints too.
 CONSTRAINED = ("SLSQP", "trust-constr", "COBYQA", "COBYLA")
 BOUNDED = ("L-BFGS-B", "TNC", *CONSTRAINED, "Nelder-Mead", "Powell")
