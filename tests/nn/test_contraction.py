@@ -40,6 +40,12 @@ def test_mistakes():
         ix.nn.bounded(W, 0.5, "nuclear")
     with pytest.raises(ValueError, match="must be a matrix"):
         ix.nn.bounded(W[0])
+    with pytest.raises(ValueError, match="real floating-point"):
+        ix.nn.bounded(jnp.ones((2, 2), int))
+    with pytest.raises(ValueError, match="bound must be positive"):
+        ix.nn.bounded(W, -1.0)
+    with pytest.raises((TypeError, ValueError), match="cell must return a state"):
+        ix.nn.spectral_radius(lambda z, x: z[:2], W[0], W[0])
     with pytest.raises(ValueError, match="margin must be positive"):
         ix.nn.Monotone(3, 0.0, key=jax.random.key(0))
     with pytest.raises(ValueError, match="samples"):

@@ -169,7 +169,7 @@ def test_states_on_the_way():
     assert relative_error(states[0], first) <= 1e-12
     slopes = jax.jacobian(lambda x: [s["mean"] for s in ready.states(x, (1, 4))])(X[0])
     assert all(jnp.all(jnp.abs(slope) > 0) for slope in slopes)
-    for wrong in ((), (0, 1), (4, 2)):
+    for wrong in ((), (0, 1), (4, 2), (1.5, 3)):
         with pytest.raises(ValueError, match="positive whole numbers that rise"):
             ready.states(X[0], wrong)
 
@@ -237,6 +237,16 @@ MISTAKES = {
         lambda: ix.nn.DEQ(lambda z, x: z, on_failure="stop")(X[0]),
         ValueError,
         "on_failure",
+    ),
+    "one argument": (
+        lambda: ix.nn.DEQ(lambda z: z)(X[0]),
+        TypeError,
+        r"cell must take the state and the input, \(z, x\); this one takes \(z\)",
+    ),
+    "no key": (
+        lambda: ix.nn.DEQ(lambda z, x: z)(X[0], key=jax.random.key(0)),
+        TypeError,
+        r"\(z, x, \*, key\), since a key was given",
     ),
     "no such name": (lambda: ix.nn.deep, AttributeError, "ix.nn has no 'deep'.*DEQ"),
 }

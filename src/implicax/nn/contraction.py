@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from implicax._core.checks import positive
+
 Norm = Literal["spectral", "frobenius", "infinity"]
 _ORDERS = {"spectral": 2, "frobenius": "fro", "infinity": jnp.inf}
 
@@ -46,12 +48,15 @@ def bounded(
         raise ValueError(
             f"norm must be 'spectral', 'frobenius' or 'infinity', not {norm!r}."
         )
-    if jnp.ndim(weight) != 2:
-        raise ValueError(f"weight must be a matrix; its shape is {jnp.shape(weight)}.")
+    if jnp.ndim(weight) != 2 or not jnp.issubdtype(weight.dtype, jnp.floating):
+        raise ValueError(
+            "weight must be a matrix of real floating-point numbers; it is "
+            f"{weight.dtype}{list(jnp.shape(weight))}."
+        )
     # (Of less than single precision there is no decomposition.)
     low = jnp.finfo(weight.dtype).bits < 32
     precise = weight.astype("float32") if low else weight
-    limit = jnp.asarray(bound, precise.dtype)
+    limit = positive("bound")(bound).astype(precise.dtype)
     above = jax.lax.stop_gradient(jnp.linalg.norm(precise, _ORDERS[norm])) > limit
     # Within the bound the weight is as it was, and so are its derivatives: a norm has
     # none at zero, and that of a matrix whose singular values are equal no second ones.

@@ -10,6 +10,7 @@ from jaxtyping import Array, PyTree
 
 from implicax._core.failure import OnFailure
 from implicax._core.solution import Solution
+from implicax._core.user_function import signature
 from implicax._derivatives.approximate import Phantom
 from implicax._derivatives.base import AbstractDerivative
 from implicax._shorthands import fixed_point
@@ -98,6 +99,7 @@ class DEQ(eqx.Module):
         self, x: PyTree, z0: PyTree = None, *, key: Array | None = None
     ) -> Solution[Any]:
         """The equilibrium with its status: an [`implicax.Solution`][]."""
+        _check_cell(self.cell, key)
         start = self.initial(x) if z0 is None else z0
         return fixed_point(
             _state,
@@ -120,6 +122,7 @@ class DEQ(eqx.Module):
         ([`implicax.Phantom`][]).
         """
         _check_steps(steps)
+        _check_cell(self.cell, key)
         z, states = self.initial(x), []
         for some in (b - a for a, b in zip([0, *steps], steps, strict=False)):
             z = fixed_point(
@@ -140,9 +143,26 @@ def _state(z: PyTree, args: tuple[Callable[..., Any], PyTree, Array | None]) -> 
     return cell(z, x) if key is None else cell(z, x, key=key)
 
 
+def _check_cell(cell: Callable[..., Any], key: Array | None) -> None:
+    """An error where the cell cannot be called so, as far as can be known."""
+    parameters = signature(cell)
+    if parameters is None:
+        return
+    named = {} if key is None else {"key": key}
+    try:
+        parameters.bind(None, None, **named)
+    except TypeError:
+        how = "(z, x)" if key is None else "(z, x, *, key), since a key was given"
+        raise TypeError(
+            f"cell must take the state and the input, {how}; this one takes "
+            f"{parameters}."
+        ) from None
+
+
 def _check_steps(steps: Sequence[int]) -> None:
     rising = all(a < b for a, b in zip([0, *steps], steps, strict=False))
-    if not steps or not rising:
+    whole = all(isinstance(step, int) for step in steps)
+    if not steps or not rising or not whole:
         raise ValueError(
             "steps must be positive whole numbers that rise, such as (4, 8, 16), and "
             f"they are {tuple(steps)!r}."

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from implicax._core import tree_math
-from implicax._core.checks import check_unknown
+from implicax._core.checks import check_unknown, match
 from implicax._core.real_view import RealView
+from implicax._core.tree_math import Vector
 from implicax._linear.spectral_estimates import spectral_radius as _arnoldi
 
 
@@ -50,9 +51,9 @@ def jacobian_penalty(
     """
     if samples < 1:
         raise ValueError(f"samples must be at least 1, not {samples!r}.")
-    view, v = _real(z)
+    fn, v = _real(cell, z, x)
     flat, unravel = tree_math.ravel(v)
-    pullback = jax.vjp(lambda v: view.to_real(cell(view.from_real(v), x)), v)[1]
+    pullback = jax.vjp(fn, v)[1]
 
     def size(key: Array) -> Float[Array, ""]:
         direction = jax.random.rademacher(key, flat.shape, flat.dtype)
@@ -87,12 +88,20 @@ def spectral_radius(
     ```
     """
     z, x = jax.lax.stop_gradient((z, x))
-    view, v = _real(z)
-    product = jax.linearize(lambda v: view.to_real(cell(view.from_real(v), x)), v)[1]
-    return jax.lax.stop_gradient(_arnoldi(product, v))
+    fn, v = _real(cell, z, x)
+    return jax.lax.stop_gradient(_arnoldi(jax.linearize(fn, v)[1], v))
 
 
-def _real(z: PyTree[Array]) -> tuple[RealView, Any]:
+def _real(
+    cell: Callable[[Any, Any], Any], z: PyTree[Array], x: PyTree
+) -> tuple[Callable[[Vector], Vector], Vector]:
+    """The cell as a function of real vectors, and the one of `z`."""
     z = check_unknown(z, "z")
     view = RealView.of(z)
-    return view, view.to_real(z)
+
+    def fn(v: Vector) -> Vector:
+        state = view.from_real(v)
+        new = match(cell(state, x), state, "cell must return a", "state")
+        return view.to_real(new)
+
+    return fn, view.to_real(z)
