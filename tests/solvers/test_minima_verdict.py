@@ -268,3 +268,27 @@ def test_a_point_that_newton_would_still_leave_is_left(size):
     error = abs(float(found.value) - exact) / exact
     assert error <= max(3 * float(found.stats.error), 1e-15)
     assert float(found.stats.error) <= 4e-11
+
+
+def test_a_redundant_ratio_is_never_isolated():
+    """`b / (c + t^2 / d)` is the same along a curve: its fit is one of many, whatever
+    the bend of that curve looks like while the gradient is no zero yet."""
+    t = jnp.linspace(-2.0, 2.0, 31)
+
+    def errors(y, data):
+        return y[0] + y[1] / (y[2] + t**2 / y[3]) - data
+
+    def fitted(y0, noise, scale):
+        data = 3.0 + 2.0 / (0.5 + t**2) + noise * jnp.cos(37.0 * t)
+        units = scale ** jnp.asarray([0.0, 1.0, 1.0, -1.0])
+        found = ix.least_squares(errors, y0 * units, data, on_failure="ignore")
+        return found.status, found.objective
+
+    rng = np.random.default_rng(0)
+    starts = jnp.asarray(10.0 ** rng.uniform(-0.5, 0.5, size=(24, 4)))
+    noise = jnp.asarray(rng.uniform(0.05, 0.5, size=24))
+    scale = jnp.asarray(10.0 ** rng.uniform(-2, 2, size=24))
+    status, _ = jax.jit(jax.vmap(fitted))(starts, noise, scale)
+    names = status.name.tolist()
+    assert not {"converged", "saddle"} & set(names), names
+    assert names.count("degenerate") >= 20

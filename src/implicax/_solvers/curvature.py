@@ -19,6 +19,11 @@ from implicax._linear.lu import materialize
 from implicax._problems.equations import Iterate, System
 
 
+#: Curvatures that are no more than so many times what a slope makes of the bend of a
+#: curve are none. (Of a ratio of parameters it is one, as measured.)
+BENDS = 10.0
+
+
 def trusted_reaction(y: Vector) -> float:
     """How many times its own scale an unknown may move by an error of the gradient, if
     it is to be called zero by what rounding errors do to it."""
@@ -137,8 +142,15 @@ def exact(system: System, iterate: Iterate) -> Exact:
         second = basis.T @ P @ basis
         terms = jnp.abs(basis).T @ terms @ jnp.abs(basis)
         second = jnp.where(jnp.abs(second) > 10 * n * eps * terms, second, 0)
-        matrix = jnp.diag(jnp.where(kept, 1.0, 0.0)) + second
         slopes = jnp.where(kept, r, 0)
+        # Along a curve on which the errors stay what they are (parameters that are
+        # redundant), the curvature of a straight line is no more than the slope times
+        # the bend of that curve, about one over its distance from zero.
+        size = jnp.maximum(jnp.linalg.norm(inverse @ flat), jnp.linalg.norm(r))
+        bend = BENDS * jnp.linalg.norm(slopes) / jnp.where(size > 0, size, 1)
+        unseen = ~(kept[:, None] | kept[None, :])
+        second = jnp.where(unseen & (jnp.abs(second) <= bend), 0, second)
+        matrix = jnp.diag(jnp.where(kept, 1.0, 0.0)) + second
     # (What `J` does not see stays as small as it is.)
     d = jnp.where(kept, unit_diagonal(matrix), 1)
     values, vectors = jnp.linalg.eigh(matrix / d[:, None] / d[None, :])
