@@ -18,7 +18,6 @@ from implicax._core.tree_math import Vector
 from implicax._linear.lu import materialize
 from implicax._problems.equations import Iterate, System
 
-
 #: Curvatures that are no more than so many times what a slope makes of the bend of a
 #: curve are none. (Of a ratio of parameters it is one, as measured.)
 BENDS = 10.0
