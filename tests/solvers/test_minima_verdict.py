@@ -270,25 +270,39 @@ def test_a_point_that_newton_would_still_leave_is_left(size):
     assert float(found.stats.error) <= 4e-11
 
 
-def test_a_redundant_ratio_is_never_isolated():
-    """`b / (c + t^2 / d)` is the same along a curve: its fit is one of many, whatever
-    the bend of that curve looks like while the gradient is no zero yet."""
-    t = jnp.linspace(-2.0, 2.0, 31)
+REDUNDANT = {
+    "ratio": (lambda y, t: y[0] + y[1] / (y[2] + t**2 / y[3]), [0.0, 1.0, 1.0, -1.0]),
+    "product": (
+        lambda y, t: y[0] * y[1] * jnp.exp(-y[2] * t) + y[3],
+        [1.0, -1.0, 0, 0],
+    ),
+    "radius": (
+        lambda y, t: jnp.hypot(y[0], y[1]) * jnp.cos(t * y[2]) + y[3],
+        4 * [0.0],
+    ),
+}
 
-    def errors(y, data):
-        return y[0] + y[1] / (y[2] + t**2 / y[3]) - data
+
+@pytest.mark.parametrize("kind", ["fit", "minimum"])
+@pytest.mark.parametrize("name", REDUNDANT)
+def test_what_is_redundant_is_never_isolated(name, kind):
+    """`b / (c + t^2 / d)` and its likes are the same along a curve: a fit is one of
+    many, whatever the bend of that curve looks like while there is a slope yet."""
+    t = jnp.linspace(-2.0, 2.0, 31)
+    model, powers = REDUNDANT[name]
 
     def fitted(y0, noise, scale):
         data = 3.0 + 2.0 / (0.5 + t**2) + noise * jnp.cos(37.0 * t)
-        units = scale ** jnp.asarray([0.0, 1.0, 1.0, -1.0])
-        found = ix.least_squares(errors, y0 * units, data, on_failure="ignore")
-        return found.status, found.objective
+        errors = lambda y, data: model(y, t) - data
+        y0 = y0 * scale ** jnp.asarray(powers)
+        if kind == "fit":
+            return least_squares(errors, y0, data).status
+        return minimize(lambda y, a: jnp.sum(errors(y, a) ** 2) / 2, y0, data).status
 
     rng = np.random.default_rng(0)
     starts = jnp.asarray(10.0 ** rng.uniform(-0.5, 0.5, size=(24, 4)))
     noise = jnp.asarray(rng.uniform(0.05, 0.5, size=24))
     scale = jnp.asarray(10.0 ** rng.uniform(-2, 2, size=24))
-    status, _ = jax.jit(jax.vmap(fitted))(starts, noise, scale)
-    names = status.name.tolist()
+    names = jax.jit(jax.vmap(fitted))(starts, noise, scale).name.tolist()
     assert not {"converged", "saddle"} & set(names), names
-    assert names.count("degenerate") >= 20
+    assert names.count("degenerate") >= (20 if kind == "fit" else 14)

@@ -209,8 +209,8 @@ def _active(c: Certificate, margin: Any) -> _Check:
             if margin < np.inf
             else "constraints act as they do, to first order, for all data"
         ),
-        "a constraint acts with a multiplier of zero, or nearly: the derivative is that "
-        "to one side, and another to the other",
+        "a constraint acts with a multiplier of zero, or nearly: the derivative is that"
+        " to one side, and another to the other",
     )
 
 

@@ -168,6 +168,40 @@ def exact(system: System, iterate: Iterate) -> Exact:
     )
 
 
+class Softest(eqx.Module):
+    """The direction of the least curvature that is not lost in rounding, and whether it
+    may be none: no more than what a slope makes of a bend (`BENDS`)."""
+
+    way: Float[Array, " n"]
+    """Along it, from where it is looked at again: `eps^(1/3)` of what one goes before
+    the objective changes by itself."""
+    change: Float[Array, ""]
+    """By how much the slope along it should change, from one end to the other, ..."""
+    lost: Float[Array, ""]
+    """... and what rounding errors make of that."""
+    doubtful: Bool[Array, ""]
+
+    @classmethod
+    def of(
+        cls, basis: Array, values: Array, slopes: Array, size: Array, noise: Array
+    ) -> "Softest":
+        null = values == 0
+        place = jnp.argmin(jnp.where(null, jnp.inf, jnp.abs(values)))
+        value, direction = jnp.abs(values[place]), basis[:, place]
+        step = jnp.finfo(basis.dtype).eps ** (1 / 3) * size
+        bend = BENDS * jnp.linalg.norm(slopes) / jnp.where(size > 0, size, 1)
+        change = 2 * step**2 * value
+        doubtful = (value <= bend) & ~jnp.all(null)
+        return cls(step * direction, change, 2 * step * noise, doubtful)
+
+    def gone(self, residuals: Float[Array, "2 n"]) -> Bool[Array, ""]:
+        """Whether it is not there, at the end of the way and of its opposite: a slope
+        that has fallen takes with it what it has made."""
+        found = self.way @ (residuals[0] - residuals[1])
+        seen = (found >= self.change / 2) & (self.change >= self.lost)
+        return self.doubtful & ~seen
+
+
 def flat_for_good(
     system: System,
     iterate: Iterate,
@@ -176,8 +210,10 @@ def flat_for_good(
     size: Array,
     noise: Array,
     own: Array,
+    softest: Softest | None = None,
 ) -> Bool[Array, ""]:
-    """Whether the gradient is the same far out along null directions.
+    """Whether the gradient is the same far out along null directions, and the softest
+    of the others is one.
 
     Where a curvature is lost in rounding the objective may be exactly flat, as where a
     variable is redundant: then it stays so. Or it is the floor of a valley, and where
@@ -187,10 +223,12 @@ def flat_for_good(
     """
     flat, unravel = tree_math.ravel(iterate.y)
     way = null_way(basis, null, size)
+    ways = [*both_ways(way), *(() if softest is None else both_ways(softest.way))]
     residuals = jax.vmap(lambda v: tree_math.ravel(system.residual(unravel(v)))[0])(
-        flat[None, :] + both_ways(way)
+        flat[None, :] + jnp.stack(ways)
     )
-    return unchanged(iterate, residuals, basis, way, noise, own)
+    good = ~jnp.any(null) | unchanged(iterate, residuals[:2], basis, way, noise, own)
+    return good if softest is None else good & ~softest.gone(residuals[2:])
 
 
 def null_way(basis: Array, null: Array, size: Array) -> Float[Array, " n"]:

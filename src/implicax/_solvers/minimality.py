@@ -26,6 +26,7 @@ from implicax._core.solution import Status
 from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
 from implicax._solvers.curvature import (
+    Softest,
     both_ways,
     exact,
     flat_for_good,
@@ -196,12 +197,15 @@ def examine(
         null = model.null
         way = null_way(model.basis, null, size)
         # (All evaluations at once: a copy of the user's function in the program.)
-        points = flat[None, :] + jnp.stack([*both_ways(way), correction])
+        softest = Softest.of(model.basis, model.values, model.slopes, size, model.noise)
+        beside = [correction + part for part in both_ways(softest.way)]
+        points = flat[None, :] + jnp.stack([*both_ways(way), correction, *beside])
         at = jax.vmap(lambda v: system.evaluate(unravel(v)))(points)
         new = jax.tree.map(lambda leaf: leaf[2], at)
-        ends = jax.vmap(lambda residual: tree_math.ravel(residual)[0])(at.residual)[:2]
-        good = unchanged(iterate, ends, model.basis, way, model.noise, model.own)
-        isolated = ~jnp.any(null) | model.zero | good
+        ends = jax.vmap(lambda residual: tree_math.ravel(residual)[0])(at.residual)
+        good = unchanged(iterate, ends[:2], model.basis, way, model.noise, model.own)
+        isolated = ~jnp.any(null) | good
+        isolated = model.zero | (isolated & ~softest.gone(ends[3:]))
         shrinks = first | (theta <= 0.5)
         more = ~small & shrinks & ~model.curved_down & ~nowhere
         more = more & jnp.isfinite(length) & (count < steps)
@@ -331,12 +335,14 @@ def judge_minimum(
             model = exact(system, iterate)
             p = model.basis @ model.q
             size = jnp.maximum(jnp.linalg.norm(model.inverse @ flat), model.unit)
+            basis, noise = model.basis, model.noise
+            softest = Softest.of(basis, model.values, model.slopes, size, noise)
             good = flat_for_good(
-                system, iterate, model.basis, model.null, size, model.noise, model.own
+                system, iterate, basis, model.null, size, noise, model.own, softest
             )
             level, _ = model.level(flat - start, flat)
             nowhere = model.sloping | level
-            isolated = ~jnp.any(model.null) | model.zero | good
+            isolated = model.zero | good
             found = p, model.own, model.curved_down, nowhere, isolated
             return system.evaluate(tree_math.add(iterate.y, unravel(p))), found
 

@@ -33,7 +33,7 @@ from implicax._core.tree_math import Vector
 from implicax._problems.equations import Iterate, System
 from implicax._problems.losses import Squares
 from implicax._solvers.base import AbstractSolver, State
-from implicax._solvers.curvature import flat_for_good
+from implicax._solvers.curvature import Softest, flat_for_good
 from implicax._solvers.minimality import (
     allowed,
     relative,
@@ -319,10 +319,11 @@ class AbstractTrustRegion(AbstractSolver):
             size = jnp.maximum(model.norms((y,), ())[0], root)
             blur = 10 * tree_math.coarsest_eps(y) * (root + jnp.sqrt(model.energy(y)))
             basis = model.vectors / model.scale[:, None]
+            softest = Softest.of(basis, model.values, model.slopes, size, blur)
             good = flat_for_good(
-                system, state.iterate, basis, null, size, blur, model.own()
+                system, state.iterate, basis, null, size, blur, model.own(), softest
             )
-            free = known & jnp.any(null) & ~good
+            free = known & ~good
             status = Status.where(free, Status.degenerate, status)
         level = Status.where(memory.flags.out, Status.unbounded, Status.degenerate)
         status = Status.where(~known & memory.flags.level, level, status)
