@@ -210,7 +210,7 @@ def flat_for_good(
     size: Array,
     noise: Array,
     own: Array,
-    softest: Softest | None = None,
+    softest: Softest,
 ) -> Bool[Array, ""]:
     """Whether the gradient is the same far out along null directions, and the softest
     of the others is one.
@@ -223,12 +223,11 @@ def flat_for_good(
     """
     flat, unravel = tree_math.ravel(iterate.y)
     way = null_way(basis, null, size)
-    ways = [*both_ways(way), *(() if softest is None else both_ways(softest.way))]
     residuals = jax.vmap(lambda v: tree_math.ravel(system.residual(unravel(v)))[0])(
-        flat[None, :] + jnp.stack(ways)
+        flat[None, :] + jnp.concatenate([both_ways(way), both_ways(softest.way)])
     )
     good = ~jnp.any(null) | unchanged(iterate, residuals[:2], basis, way, noise, own)
-    return good if softest is None else good & ~softest.gone(residuals[2:])
+    return good & ~softest.gone(residuals[2:])
 
 
 def null_way(basis: Array, null: Array, size: Array) -> Float[Array, " n"]:

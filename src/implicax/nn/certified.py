@@ -1,6 +1,6 @@
 """Training with an eye on the certificate: an optax transformation around another."""
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,6 @@ from implicax._core.checks import positive
 from implicax._core.optional import library
 
 Policy = Literal["skip", "correct", "warn"]
-POLICIES = ("skip", "correct", "warn")
 #: What a tolerance is multiplied by after a certificate that is not ok, and the least
 #: that it becomes, in rounding units.
 TIGHTER, FINEST = 0.1, 10.0
@@ -85,7 +84,7 @@ def certified(optimiser: Any, policy: Policy = "skip", *, rtol: Any = 1e-4) -> A
     ```
     """
     optax = library("optax", "ix.nn.certified")
-    if policy not in POLICIES:
+    if policy not in get_args(Policy):
         raise ValueError(f"policy must be 'skip', 'correct' or 'warn', not {policy!r}.")
     first = positive("rtol")(rtol)
     optimiser = optax.with_extra_args_support(optimiser)

@@ -1,5 +1,6 @@
 """An equilibrium layer in Equinox."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -122,18 +123,12 @@ class DEQ(eqx.Module):
         ([`implicax.Phantom`][]).
         """
         _check_steps(steps)
-        _check_cell(self.cell, key)
+        phantom = Phantom(PHANTOM_STEPS, PHANTOM_DAMPING)
         z, states = self.initial(x), []
-        for some in (b - a for a, b in zip([0, *steps], steps, strict=False)):
-            z = fixed_point(
-                _state,
-                z,
-                (self.cell, x, key),
-                solver=self.solver,
-                derivative=Phantom(PHANTOM_STEPS, PHANTOM_DAMPING),
-                max_steps=some,
-                on_failure="ignore",
-            ).value
+        for more in (b - a for a, b in zip([0, *steps], steps, strict=False)):
+            changed = {"max_steps": more, "on_failure": "ignore"}
+            layer = dataclasses.replace(self, derivative=phantom, **changed)
+            z = layer(x, z, key=key)
             states.append(z)
         return states
 
